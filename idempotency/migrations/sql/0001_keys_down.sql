@@ -1,0 +1,2 @@
+DROP TABLE idempotency_key;
+DROP FUNCTION idempotency_check_purge();

@@ -1,0 +1,9 @@
+DROP TABLE ledger_integrity_status;
+DROP TABLE ledger_audit_run;
+DROP TABLE ledger_change;
+DROP TABLE ledger_entry;
+DROP TABLE ledger_transfer;
+DROP TABLE ledger_account;
+DROP TABLE ledger_api_key;
+DROP TABLE ledger_api_client;
+DROP TABLE ledger_ledger;

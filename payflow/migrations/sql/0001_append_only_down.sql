@@ -1,0 +1,1 @@
+DROP FUNCTION payflow_refuse_change();
