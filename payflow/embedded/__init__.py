@@ -1,0 +1,1 @@
+"""PostgreSQL and Valkey from Python wheels, for ``make run`` and for the tests."""

@@ -1,0 +1,40 @@
+"""What can go wrong with the stack, each as one sentence that says what to do."""
+
+import errno
+from pathlib import Path
+
+__all__ = ["StackError", "StackStopped", "explain_os_error"]
+
+
+class StackError(Exception):
+    """The stack cannot start or go on; the text tells the user what to do."""
+
+
+class StackStopped(Exception):
+    """Somebody asked the stack to stop while it was starting."""
+
+
+def explain_os_error(error: OSError, directory: Path) -> str:
+    """A sentence for an operating system's refusal.
+
+    Args:
+        error: what a file operation raised.
+        directory: where the stack keeps its data.
+    """
+    place = error.filename or directory
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return disk_full(directory)
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return (
+            f"No permission to write {place}: give this user the right to, or choose "
+            "another folder with PAYFLOW_DATA_DIR."
+        )
+    return f"The operating system refused {place}: {error.strerror or error}."
+
+
+def disk_full(directory: Path) -> str:
+    """The sentence for a disk without room."""
+    return (
+        f"The disk that holds {directory} is full: free some space (PayFlow starts "
+        "with about 200 MB) or choose another folder with PAYFLOW_DATA_DIR."
+    )

@@ -1,0 +1,56 @@
+"""The outermost middleware: every request has an id, and leaves one line in the log."""
+
+import re
+import time
+from collections.abc import Callable
+
+import structlog
+from django.http import HttpRequest, HttpResponse
+
+from payflow.ids import new_id
+
+__all__ = ["RequestContextMiddleware"]
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+#: Asked every few seconds by load balancers: logged for those who look for it.
+PROBES = frozenset({"/livez", "/readyz", "/health"})
+
+logger = structlog.get_logger(__name__)
+
+
+class RequestContextMiddleware:
+    """Sets ``request.request_id``, binds it to all logs, and answers with it.
+
+    A well-formed ``X-Request-ID`` of the caller is kept, so that one id follows a
+    request through all systems; anything else is replaced by a new UUIDv7.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Answers ``request`` and logs ``request_finished``."""
+        started = time.perf_counter()
+        given = request.headers.get("X-Request-ID", "")
+        request_id = given if REQUEST_ID.fullmatch(given) else str(new_id())
+        request.request_id = request_id  # type: ignore[attr-defined]
+        # A thread serves many requests: what an earlier one left must not stay.
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
+            response = self.get_response(request)
+            response["X-Request-ID"] = request_id
+            match = request.resolver_match
+            log = logger.debug if request.path in PROBES else logger.info
+            log(
+                "request_finished",
+                method=request.method,
+                # The route and not the path: it groups, and holds no ids or names.
+                route=match.route if match else None,
+                status=response.status_code,
+                duration_ms=round((time.perf_counter() - started) * 1000, 1),
+            )
+            return response
+        finally:
+            structlog.contextvars.clear_contextvars()
