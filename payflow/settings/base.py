@@ -133,6 +133,24 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 }
 CELERY_DB_REUSE_MAX = 1000
 CELERY_TIMEZONE = "UTC"
+# A message that nobody took before the next one is due has nothing left to say.
+CELERY_BEAT_SCHEDULE = {
+    "drain-outbox": {
+        "task": "outbox.drain",
+        "schedule": 1.0,
+        "options": {"expires": 1.0},
+    },
+    "refresh-integrity": {
+        "task": "ledger.refresh_integrity",
+        "schedule": 5.0,
+        "options": {"expires": 5.0},
+    },
+    "purge-responses": {
+        "task": "idempotency.purge_responses",
+        "schedule": 3600.0,
+        "options": {"expires": 3600.0},
+    },
+}
 
 # --- API ----------------------------------------------------------------------
 REST_FRAMEWORK = {
@@ -154,6 +172,12 @@ DEMO_ACCESS_WITHOUT_KEY = env.bool("DEMO_ACCESS_WITHOUT_KEY", False)
 # --- Idempotency --------------------------------------------------------------
 IDEMPOTENCY_REPLAY_CACHE_SECONDS = env.int("IDEMPOTENCY_REPLAY_CACHE_SECONDS", 86_400)
 IDEMPOTENCY_RESPONSE_RETENTION_DAYS = env.int("IDEMPOTENCY_RESPONSE_RETENTION_DAYS", 30)
+
+# How the resource of a purged response is built again, by resource type.
+IDEMPOTENCY_REBUILDERS = {
+    "transfer": "ledger.api.transfers.transfer_rebuild",
+    "account": "ledger.api.accounts.account_rebuild",
+}
 
 # --- Outbox -------------------------------------------------------------------
 # What happens to a task of each kind is the business of the app that enqueued it.

@@ -16,6 +16,9 @@ if DEMO_ACCESS_WITHOUT_KEY:
         "only for the local demo stack: unset it."
     )
 
+if env.str("PAYFLOW_FAILPOINT", ""):
+    raise ImproperlyConfigured("PAYFLOW_FAILPOINT is for tests only: unset it.")
+
 SECRET_KEY = env.str("SECRET_KEY")
 if len(SECRET_KEY) < 32:
     raise ImproperlyConfigured("SECRET_KEY must have at least 32 characters.")

@@ -1,0 +1,126 @@
+"""Idempotency before the view: the key's form, the fingerprint, and the fast path.
+
+It opens no transaction: an exception in a view reaches a middleware as a finished 500
+response, and half of the work would commit. The claim itself is made by
+``payflow.execution.execute``, inside the effect's own transaction.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+
+from idempotency import store
+from idempotency.fingerprint import differing_fields, request_digests
+from idempotency.services import KeyClaim, reused_problem
+from payflow.api.parsing import request_json
+from payflow.api.rendering import http_response, problem_response
+from payflow.errors import ProblemError
+
+#: Both names mean the same: the IETF draft's, and the older one.
+HEADERS = ("Idempotency-Key", "X-Idempotency-Key")
+MAX_KEY_LENGTH = 255
+
+
+class IdempotencyMiddleware:
+    """Gives ``request.idempotency_claim`` to operations that a view declares."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        try:
+            return self._get_response(request)
+        finally:
+            claim = getattr(request, "idempotency_claim", None)
+            if claim is not None:
+                claim.close()
+
+    def process_view(
+        self, request: HttpRequest, view_func: Any, _args: Any, kwargs: dict[str, str]
+    ) -> HttpResponse | None:
+        """Answers replays and malformed keys; lets everything else through."""
+        operations = getattr(view_func, "operations", {})
+        if request.method not in operations:
+            return None
+        operation, is_required = operations[request.method]
+        try:
+            return self._claim(request, operation, is_required, kwargs)
+        except ProblemError as error:
+            return problem_response(
+                error.problem, retry_after_seconds=error.retry_after_seconds
+            )
+
+    def _claim(
+        self,
+        request: HttpRequest,
+        operation: str,
+        is_required: bool,
+        path_parameters: dict[str, str],
+    ) -> HttpResponse | None:
+        key = read_key(request)
+        if key is None:
+            if is_required:
+                raise ProblemError(
+                    "idempotency_key_missing",
+                    "Send an Idempotency-Key header with this request.",
+                )
+            return None
+        digests = request_digests(
+            operation=operation,
+            path_parameters=path_parameters,
+            body=request_json(request),
+        )
+        principal = request.principal  # type: ignore[attr-defined]
+        owner = {"ledger_id": principal.ledger_id, "client_id": principal.client_id}
+        found = store.claim_or_find(**owner, key=key)
+        if isinstance(found, store.Finished):
+            if fields := differing_fields(found.digests, digests):
+                raise reused_problem(fields)
+            return http_response(found.rendered)
+        request.idempotency_claim = KeyClaim(  # type: ignore[attr-defined]
+            **owner, key=key, operation=operation, digests=digests, mark=found
+        )
+        return None
+
+
+def read_key(request: HttpRequest) -> str | None:
+    """The request's idempotency key, or ``None`` if it has none.
+
+    The draft's quoted form (a structured-field string) is the key inside its quotes.
+
+    Raises:
+        ProblemError: ``idempotency_key_invalid``.
+    """
+    given = [request.headers[name] for name in HEADERS if name in request.headers]
+    if not given:
+        return None
+    keys = {_unquoted(value.strip()) for value in given}
+    if len(keys) > 1:
+        raise ProblemError(
+            "idempotency_key_invalid",
+            f"{HEADERS[0]} and {HEADERS[1]} are both given, and differ.",
+        )
+    key = keys.pop()
+    if not 1 <= len(key) <= MAX_KEY_LENGTH:
+        raise ProblemError(
+            "idempotency_key_invalid",
+            f"The key has {len(key)} characters; 1 to {MAX_KEY_LENGTH} are allowed.",
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise ProblemError(
+            "idempotency_key_invalid", "The key has characters that cannot be printed."
+        )
+    if "," in key:
+        # HTTP servers join repeated headers with commas (RFC 9110, section 5.2).
+        raise ProblemError(
+            "idempotency_key_invalid",
+            "The key has a comma, as two headers that were sent together would.",
+        )
+    return key
+
+
+def _unquoted(value: str) -> str:
+    if len(value) >= 2 and value[0] == value[-1] == '"':
+        return value[1:-1]
+    return value

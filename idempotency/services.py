@@ -1,0 +1,216 @@
+"""The authority of idempotency: the key's row in PostgreSQL.
+
+The row is written in the transaction of the effect, finished, so a key is either free
+or has its outcome; there is no state in between to clean up after a crash. Who works on
+a free key holds a transaction-level advisory lock on its hash: it says "in progress" to
+others at once, waits for nobody, and goes with the connection that held it. The unique
+index is the last word: should two requests pass the lock (a hash says nothing of
+another node), one INSERT wins and the other request rolls everything back.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection
+from django.utils.module_loading import import_string
+from psycopg.types.json import Jsonb
+
+from idempotency import store
+from idempotency.fingerprint import differing_fields
+from payflow.api.rendering import to_json
+from payflow.db import require_transaction
+from payflow.errors import ProblemError
+from payflow.execution import ClaimLostError, Rendered
+from payflow.ids import new_id
+
+#: The largest number of stored responses that one purge statement empties.
+PURGE_BATCH = 1_000
+
+_ACQUIRE = """
+SELECT pg_try_advisory_xact_lock(%(lock)s), k.digests, k.status, k.response_headers,
+    k.response_body, k.resource_type, k.resource_id
+FROM (SELECT 1) AS one
+LEFT JOIN idempotency_key k ON k.ledger_id = %(ledger_id)s
+    AND k.client_id = %(client_id)s AND k.key = %(key)s
+"""
+
+_STORE = """
+INSERT INTO idempotency_key (
+    ledger_id, id, client_id, key, operation, digests, status, resource_type,
+    resource_id, response_headers, response_body)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+ON CONFLICT (ledger_id, client_id, key) DO NOTHING
+"""
+
+_PURGE = """
+UPDATE idempotency_key SET response_headers = NULL, response_body = NULL,
+    purged_at = clock_timestamp()
+WHERE (ledger_id, id) IN (
+    SELECT ledger_id, id FROM idempotency_key
+    WHERE purged_at IS NULL AND created_at < clock_timestamp() - %s::interval
+    ORDER BY created_at LIMIT %s FOR UPDATE SKIP LOCKED)
+"""
+
+
+def reused_problem(fields: list[str]) -> ProblemError:
+    """The problem of a key that comes with another request than before."""
+    return ProblemError(
+        "idempotency_key_reused",
+        f"This key was used for a request with other {', '.join(fields)}.",
+        differing_fields=fields,
+    )
+
+
+class KeyClaim:
+    """One request's claim on its key; the kernel's ``Claim`` protocol.
+
+    Args:
+        ledger_id, client_id: the principal, whom the key belongs to.
+        key: as the client sent it.
+        operation: the operation's stable name.
+        digests: of the request, from :func:`idempotency.fingerprint.request_digests`.
+        mark: the request's place in Valkey, if that could be had.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger_id: UUID,
+        client_id: UUID,
+        key: str,
+        operation: str,
+        digests: Mapping[str, str],
+        mark: store.Mark | None,
+    ) -> None:
+        self.key = key
+        self._ledger_id = ledger_id
+        self._client_id = client_id
+        self._operation = operation
+        self._digests = digests
+        self._mark = mark
+        self._is_committed = False
+
+    def acquire(self) -> Rendered | None:
+        """The stored outcome, or ``None``: the key is this transaction's.
+
+        Raises:
+            ProblemError: ``idempotency_in_progress``, ``idempotency_key_reused``,
+                ``idempotency_outcome_expired``.
+        """
+        require_transaction()
+        with connection.cursor() as cursor:
+            cursor.execute(
+                _ACQUIRE,
+                {
+                    "lock": self._lock_number(),
+                    "ledger_id": self._ledger_id,
+                    "client_id": self._client_id,
+                    "key": self.key,
+                },
+            )
+            is_ours, digests, status, headers, body, kind, resource_id = (
+                cursor.fetchone()
+            )
+        if status is None:
+            if not is_ours:
+                raise ProblemError(
+                    "idempotency_in_progress",
+                    "The first request with this key has not finished.",
+                    retry_after_seconds=1,
+                )
+            return None
+        if fields := differing_fields(_from_json(digests), self._digests):
+            raise reused_problem(fields)
+        if body is not None:
+            return Rendered(
+                status, bytes(body), _from_json(headers), kind, resource_id, True
+            )
+        return self._rebuilt(status, kind, resource_id)
+
+    def _rebuilt(self, status: int, kind: str, resource_id: UUID | None) -> Rendered:
+        rebuild = _rebuilders().get(kind)
+        if rebuild is None or resource_id is None:
+            raise ProblemError(
+                "idempotency_outcome_expired",
+                "This key was refused once; the details are no longer stored.",
+            )
+        resource = rebuild(ledger_id=self._ledger_id, resource_id=resource_id)
+        headers = {"Content-Type": "application/json"}
+        return Rendered(status, to_json(resource), headers, kind, resource_id, True)
+
+    def store(self, rendered: Rendered) -> None:
+        """Writes the key's row with its outcome.
+
+        Raises:
+            ClaimLostError: another request's outcome is there already.
+        """
+        with connection.cursor() as cursor:
+            cursor.execute(
+                _STORE,
+                [
+                    self._ledger_id,
+                    new_id(),
+                    self._client_id,
+                    self.key,
+                    self._operation,
+                    Jsonb(dict(self._digests)),
+                    rendered.status,
+                    rendered.resource_type,
+                    rendered.resource_id,
+                    Jsonb(dict(rendered.headers)),
+                    rendered.body,
+                ],
+            )
+            if cursor.rowcount == 0:
+                raise ClaimLostError(self.key)
+
+    def committed(self, rendered: Rendered) -> None:
+        """Makes the outcome known in Valkey, now that it cannot be undone."""
+        self._is_committed = True
+        if self._mark is not None and rendered.body:
+            store.publish(self._mark, digests=self._digests, rendered=rendered)
+
+    def close(self) -> None:
+        """At the end of the request: takes the mark away if nothing was committed."""
+        if self._mark is not None and not self._is_committed:
+            store.release(self._mark)
+
+    def _lock_number(self) -> int:
+        text = f"{self._ledger_id}:{self._client_id}:{self.key}"
+        digest = hashlib.blake2b(text.encode(), digest_size=8, person=b"idempotency")
+        return int.from_bytes(digest.digest(), "big", signed=True)
+
+
+def _from_json(value: Any) -> Any:
+    # Django leaves jsonb of raw cursors as text.
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _rebuilders() -> dict[str, Callable[..., dict[str, Any]]]:
+    return {
+        kind: import_string(path)
+        for kind, path in settings.IDEMPOTENCY_REBUILDERS.items()
+    }
+
+
+def responses_purge(*, older_than: timedelta) -> int:
+    """Empties the stored responses of old keys, a batch at a time; the keys stay.
+
+    Args:
+        older_than: the retention.
+
+    Returns:
+        How many were emptied, up to :data:`PURGE_BATCH`; call again until it is 0.
+
+    Raises:
+        RuntimeError: no transaction is open.
+    """
+    require_transaction()
+    with connection.cursor() as cursor:
+        cursor.execute(_PURGE, [older_than, PURGE_BATCH])
+        return cursor.rowcount

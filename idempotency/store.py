@@ -1,0 +1,208 @@
+"""The fast path of idempotency, in Valkey. It may be lost at any time.
+
+A *finished* outcome found here is replayed without PostgreSQL. Everything else, an "in
+progress", a miss, an error or a slow answer, continues to PostgreSQL, which decides.
+So a server that is down, flushed, failed over or evicting costs speed and nothing more.
+
+Values are ``P`` and an owner's token while a request runs, ``F`` and the outcome when
+one has finished. One command claims and looks up at once: ``SET … NX GET PX``.
+
+Note [Epoch]. Every key carries an epoch that PostgreSQL gives: its system identifier
+and the time at which the server process started. A restore or a failover changes it, so
+an answer that the database has lost is never replayed from here; a mere restart changes
+it too, which costs one trip to PostgreSQL per key. A process believes the epoch that it
+knows for ``EPOCH_SECONDS`` and forgets it with each new database connection.
+"""
+
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+from django.db import DatabaseError, connection
+from django.db.backends.signals import connection_created
+from django.dispatch import receiver
+from django_redis import get_redis_connection
+from redis.exceptions import RedisError
+
+from payflow.execution import Rendered
+
+log = structlog.get_logger(__name__)
+
+#: An owner that died leaves its mark for this long; PostgreSQL is asked meanwhile.
+IN_PROGRESS_MS = 60_000
+#: Larger outcomes are replayed from PostgreSQL only.
+MAX_CACHED_BYTES = 64_000
+#: How long a process believes the epoch that it knows.
+EPOCH_SECONDS = 1.0
+#: After this many errors in a row nobody asks for BREAKER_SECONDS.
+BREAKER_ERRORS = 3
+BREAKER_SECONDS = 5.0
+
+_RELEASE = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An outcome found in Valkey, with the digests of the request that it answers."""
+
+    digests: Mapping[str, str]
+    rendered: Rendered
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A request's place in Valkey; ``token`` is empty if another request has it."""
+
+    name: str
+    token: bytes
+
+
+class _Breaker:
+    """Stops asking a server that does not answer, for a while, in this process."""
+
+    def __init__(self) -> None:
+        self.errors = 0
+        self.closed_until = 0.0
+
+    def allows(self) -> bool:
+        return time.monotonic() >= self.closed_until
+
+    def failed(self, error: Exception) -> None:
+        self.errors += 1
+        log.warning(
+            "idempotency_cache_unavailable",
+            error=type(error).__name__,
+            errors_in_a_row=self.errors,
+        )
+        if self.errors >= BREAKER_ERRORS:
+            self.closed_until = time.monotonic() + BREAKER_SECONDS
+
+    def succeeded(self) -> None:
+        self.errors = 0
+
+
+breaker = _Breaker()
+_epoch: tuple[str, float] | None = None
+
+
+@receiver(connection_created)
+def _forget_epoch(**_kwargs: Any) -> None:
+    global _epoch
+    _epoch = None
+
+
+def current_epoch() -> str:
+    """The installation's epoch; see the Note in the module's text.
+
+    Raises:
+        DatabaseError: PostgreSQL cannot be asked.
+    """
+    global _epoch
+    if _epoch is not None and time.monotonic() - _epoch[1] < EPOCH_SECONDS:
+        return _epoch[0]
+    asked_at = time.monotonic()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT (SELECT system_identifier FROM pg_control_system()),"
+            " extract(epoch FROM pg_postmaster_start_time())"
+        )
+        system, started = cursor.fetchone()
+    _epoch = (f"{system:x}-{int(started * 1_000_000):x}", asked_at)
+    return _epoch[0]
+
+
+def claim_or_find(*, ledger_id: UUID, client_id: UUID, key: str) -> Finished | Mark | None:
+    """Claims a key or finds what is there, in one round trip.
+
+    Returns:
+        The finished outcome; or a mark, whose token is empty if another request is in
+        progress; or ``None`` if Valkey (or the epoch) cannot be had now.
+    """
+    if not breaker.allows():
+        return None
+    try:
+        epoch = current_epoch()
+    except DatabaseError:
+        # The request goes on to PostgreSQL, which says what is wrong.
+        return None
+    name = f"payflow:idempotency:{epoch}:{ledger_id.hex}:{client_id.hex}:{key}"
+    token = b"P" + secrets.token_hex(16).encode()
+    try:
+        found = _client().set(name, token, nx=True, get=True, px=IN_PROGRESS_MS)
+    except (RedisError, OSError) as error:
+        breaker.failed(error)
+        return None
+    breaker.succeeded()
+    if found is None:
+        return Mark(name, token)
+    return _decode(found) or Mark(name, b"")
+
+
+def publish(mark: Mark, *, digests: Mapping[str, str], rendered: Rendered) -> None:
+    """Puts a committed outcome where the mark was; it is the truth, whoever wrote it."""
+    if len(rendered.body) > MAX_CACHED_BYTES:
+        release(mark)
+        return
+    _best_effort(
+        lambda client: client.set(
+            mark.name,
+            _encode(digests, rendered),
+            px=settings.IDEMPOTENCY_REPLAY_CACHE_SECONDS * 1000,
+        )
+    )
+
+
+def release(mark: Mark) -> None:
+    """Takes the mark away, if it is still this request's own (compare and delete)."""
+    if mark.token:
+        _best_effort(lambda client: client.eval(_RELEASE, 1, mark.name, mark.token))
+
+
+def _best_effort(action: Any) -> None:
+    if not breaker.allows():
+        return
+    try:
+        action(_client())
+    except (RedisError, OSError) as error:
+        breaker.failed(error)
+    else:
+        breaker.succeeded()
+
+
+def _client() -> Any:
+    return get_redis_connection("default")
+
+
+def _encode(digests: Mapping[str, str], rendered: Rendered) -> bytes:
+    head = json.dumps(
+        {
+            "digests": dict(digests),
+            "status": rendered.status,
+            "headers": dict(rendered.headers),
+        }
+    )
+    return b"F" + head.encode() + b"\n" + rendered.body
+
+
+def _decode(value: bytes) -> Finished | None:
+    if not value.startswith(b"F"):
+        return None
+    head, _, body = value[1:].partition(b"\n")
+    try:
+        data = json.loads(head)
+        return Finished(
+            data["digests"],
+            Rendered(data["status"], body, data["headers"], is_replay=True),
+        )
+    except (ValueError, KeyError, TypeError):
+        log.warning("idempotency_cache_value_damaged")
+        return None

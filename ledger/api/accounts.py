@@ -1,0 +1,139 @@
+"""``/v1/accounts`` and what lies under it."""
+
+from typing import Any, ClassVar
+
+from django.http import HttpResponse
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from ledger.api.authentication import actor_of
+from ledger.api.resources import (
+    account_json,
+    entry_json,
+    read_account,
+    read_account_changes,
+)
+from ledger.api.views import ApiView, path_id
+from ledger.selectors.accounts import account_get, account_list
+from ledger.selectors.entries import entry_list
+from ledger.services.accounts import account_create, account_update
+from payflow.api.pagination import (
+    page,
+    read_id_cursor,
+    read_limit,
+    read_number_cursor,
+    read_text_filter,
+)
+from payflow.errors import ProblemError
+
+LOCATION = "/v1/accounts/{id}"
+_MISSING = "There is no such account in this ledger."
+
+
+class AccountListView(ApiView):
+    """POST makes an account, GET lists the ledger's accounts, newest first."""
+
+    operations: ClassVar[dict[str, tuple[str, bool]]] = {
+        "POST": ("account.create", False)
+    }
+
+    def post(self, request: Request) -> HttpResponse:
+        """Makes an account."""
+        wanted = read_account(self.body())
+        return self.run(
+            lambda: account_create(ledger_id=request.user.ledger_id, request=wanted),
+            account_json,
+            status=201,
+            resource_type="account",
+            location=LOCATION,
+        )
+
+    def get(self, request: Request) -> Response:
+        """A page of accounts."""
+        limit = read_limit(request.query_params)
+        rows, next_cursor = page(
+            account_list(
+                ledger_id=request.user.ledger_id,
+                limit=limit,
+                before=read_id_cursor(request.query_params, kind="accounts"),
+                reference=read_text_filter(request.query_params, "reference"),
+            ),
+            limit=limit,
+            kind="accounts",
+            key="id",
+        )
+        return Response(
+            {"data": [account_json(row) for row in rows], "next_cursor": next_cursor}
+        )
+
+
+class AccountView(ApiView):
+    """One account."""
+
+    operations: ClassVar[dict[str, tuple[str, bool]]] = {
+        "PATCH": ("account.update", False)
+    }
+
+    def get(self, request: Request, account_id: str) -> Response:
+        """The account with its balance."""
+        account = account_get(
+            ledger_id=request.user.ledger_id,
+            account_id=path_id(account_id, problem=_missing()),
+        )
+        return Response(account_json(account))
+
+    def patch(self, request: Request, account_id: str) -> HttpResponse:
+        """Changes the fields that are given; the history keeps each change."""
+        changes = read_account_changes(self.body())
+        wanted_id = path_id(account_id, problem=_missing())
+        return self.run(
+            lambda: account_update(
+                ledger_id=request.user.ledger_id,
+                account_id=wanted_id,
+                changes=changes,
+                actor=actor_of(request._request),
+            ),
+            account_json,
+            status=200,
+            resource_type="account",
+            location=LOCATION,
+        )
+
+
+class AccountEntriesView(ApiView):
+    """The entries of one account, newest first."""
+
+    def get(self, request: Request, account_id: str) -> Response:
+        """A page of entries, each with the balance after it."""
+        ledger_id = request.user.ledger_id
+        limit = read_limit(request.query_params)
+        before = read_number_cursor(request.query_params, kind="entries")
+        account = account_get(
+            ledger_id=ledger_id, account_id=path_id(account_id, problem=_missing())
+        )
+        rows, next_cursor = page(
+            entry_list(
+                ledger_id=ledger_id,
+                account_id=account.id,
+                limit=limit,
+                before=before,
+            ),
+            limit=limit,
+            kind="entries",
+            key="account_version",
+        )
+        return Response(
+            {
+                "data": [entry_json(row, account=account) for row in rows],
+                "next_cursor": next_cursor,
+            }
+        )
+
+
+def _missing() -> ProblemError:
+    return ProblemError("account_not_found", _MISSING)
+
+
+def account_rebuild(*, ledger_id: Any, resource_id: Any) -> dict[str, Any]:
+    """An account's resource, for a key whose stored response was purged."""
+    return account_json(account_get(ledger_id=ledger_id, account_id=resource_id))

@@ -1,0 +1,216 @@
+"""The JSON of accounts, transfers and entries, and the requests that make them."""
+
+from typing import Any
+
+from ledger.enums import AccountKind, Direction
+from ledger.models import Account, Entry
+from ledger.services.accounts import AccountRequest
+from ledger.types import (
+    MAX_POSTINGS,
+    PostedTransfer,
+    PostingRequest,
+    TransferRequest,
+)
+from payflow.api.shapes import (
+    MAX_DESCRIPTION,
+    MAX_REFERENCE,
+    Shape,
+    shape_errors,
+)
+from payflow.clock import format_instant
+from payflow.errors import ProblemError
+
+MAX_OWNER_NAME = 255
+MAX_CODE = 50
+MAX_DESTINATION = 255
+_SIMPLE_FORM = ("from_account_id", "to_account_id", "amount")
+
+
+def transfer_json(transfer: PostedTransfer) -> dict[str, Any]:
+    """A transfer's resource. Amounts are integers of minor units, instants UTC."""
+    return {
+        "id": str(transfer.id),
+        "kind": str(transfer.kind),
+        "postings": [
+            {
+                "from_account_id": str(p.from_account_id),
+                "to_account_id": str(p.to_account_id),
+                "amount": p.amount,
+                "currency": p.currency,
+            }
+            for p in transfer.postings
+        ],
+        "reference": transfer.reference,
+        "description": transfer.description,
+        "metadata": dict(transfer.metadata),
+        "reverses_transfer_id": (
+            str(transfer.reverses_transfer_id)
+            if transfer.reverses_transfer_id
+            else None
+        ),
+        "effective_at": format_instant(transfer.effective_at),
+        "created_at": format_instant(transfer.created_at),
+        "balances": [
+            {
+                "account_id": str(b.account_id),
+                "currency": b.currency,
+                "posted": b.posted,
+                "version": b.version,
+            }
+            for b in transfer.balances
+        ],
+    }
+
+
+def account_json(account: Account) -> dict[str, Any]:
+    """An account's resource."""
+    return {
+        "id": str(account.id),
+        "reference": account.reference,
+        "owner_name": account.owner_name,
+        "kind": account.kind,
+        "code": account.code,
+        "currency": account.currency,
+        "status": account.status,
+        "min_balance": account.min_balance,
+        "balance": {
+            "posted": account.posted,
+            "available": account.available,
+            "pending_in": account.pending_in,
+            "pending_out": account.pending_out,
+        },
+        "version": account.version,
+        "metadata": account.metadata,
+        "payout_destination": account.payout_destination,
+        "created_at": format_instant(account.created_at),
+    }
+
+
+def entry_json(entry: Entry, *, account: Account) -> dict[str, Any]:
+    """An entry's resource, with the account's posted balance after it."""
+    net = entry.credits_after - entry.debits_after
+    return {
+        "id": str(entry.id),
+        "transfer_id": str(entry.transfer_id),
+        "posting_number": entry.posting_number,
+        "direction": str(Direction(entry.direction)),
+        "amount": entry.amount,
+        "currency": entry.currency,
+        "account_version": entry.account_version,
+        "balance_after": -net if account.is_debit_normal else net,
+        "effective_at": format_instant(entry.effective_at),
+        "created_at": format_instant(entry.created_at),
+    }
+
+
+def read_transfer(body: Any) -> TransferRequest:
+    """The transfer that a body asks for, in the simple or the ``postings`` form.
+
+    Raises:
+        ProblemError: ``invalid_request`` with every field that is wrong.
+    """
+    shape = Shape(body)
+    postings = _read_postings(shape, body)
+    reference = shape.text("reference", maximum=MAX_REFERENCE, empty=False)
+    description = shape.text("description", maximum=MAX_DESCRIPTION)
+    metadata = shape.metadata("metadata")
+    effective_at = shape.instant("effective_at")
+    shape.finish()
+    return TransferRequest(
+        postings=postings,
+        reference=reference,
+        description=description or "",
+        metadata=metadata,
+        effective_at=effective_at,
+    )
+
+
+def _read_postings(shape: Shape, body: Any) -> tuple[PostingRequest, ...]:
+    if not shape.has("postings"):
+        simple = _read_posting(shape)
+        return (simple,) if simple else ()
+    if any(shape.has(name) for name in _SIMPLE_FORM):
+        raise shape_errors(
+            [
+                (
+                    "postings",
+                    "two_forms",
+                    "Give either postings, or from_account_id, to_account_id, amount.",
+                )
+            ]
+        )
+    postings = []
+    errors: list[tuple[str, str, str]] = []
+    for index, item in enumerate(shape.objects("postings", maximum=MAX_POSTINGS)):
+        try:
+            inner = Shape(item, path=f"postings[{index}]")
+            posting = _read_posting(inner)
+            inner.finish()
+        except ProblemError as error:
+            errors.extend(
+                (e["field"], e["code"], e["message"])
+                for e in error.problem.fields["errors"]
+            )
+            continue
+        if posting is not None:
+            postings.append(posting)
+    if errors:
+        raise shape_errors(errors)
+    return tuple(postings)
+
+
+def _read_posting(shape: Shape) -> PostingRequest | None:
+    source = shape.id("from_account_id")
+    target = shape.id("to_account_id")
+    amount = shape.amount("amount")
+    if source is None or target is None or amount is None:
+        return None
+    return PostingRequest(source, target, amount)
+
+
+def read_account(body: Any) -> AccountRequest:
+    """The account that a body asks for.
+
+    Raises:
+        ProblemError: ``invalid_request`` with every field that is wrong.
+    """
+    shape = Shape(body)
+    currency = shape.text("currency", maximum=12, required=True, empty=False)
+    request = AccountRequest(
+        currency=currency or "",
+        kind=AccountKind(
+            shape.choice("kind", AccountKind.values, default=AccountKind.LIABILITY)
+        ),
+        reference=shape.text("reference", maximum=MAX_REFERENCE, empty=False),
+        owner_name=shape.text("owner_name", maximum=MAX_OWNER_NAME) or "",
+        code=shape.text("code", maximum=MAX_CODE) or "",
+        min_balance=shape.balance("min_balance", default=0),
+        metadata=shape.metadata("metadata"),
+        payout_destination=shape.text(
+            "payout_destination", maximum=MAX_DESTINATION, empty=False
+        ),
+    )
+    shape.finish()
+    return request
+
+
+def read_account_changes(body: Any) -> dict[str, Any]:
+    """The changes that a PATCH body asks for; absent fields stay as they are.
+
+    Raises:
+        ProblemError: ``invalid_request`` with every field that is wrong.
+    """
+    shape = Shape(body)
+    changes: dict[str, Any] = {}
+    if shape.has("owner_name"):
+        changes["owner_name"] = shape.text("owner_name", maximum=MAX_OWNER_NAME) or ""
+    if shape.has("code"):
+        changes["code"] = shape.text("code", maximum=MAX_CODE) or ""
+    if shape.has("metadata"):
+        changes["metadata"] = shape.metadata("metadata")
+    if shape.has("payout_destination"):
+        changes["payout_destination"] = shape.text(
+            "payout_destination", maximum=MAX_DESTINATION, empty=False
+        )
+    shape.finish()
+    return changes

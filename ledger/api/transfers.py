@@ -1,0 +1,93 @@
+"""``/transfer`` and ``/v1/transfers``."""
+
+from typing import Any, ClassVar
+
+from django.http import HttpResponse
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from ledger.api.authentication import actor_of
+from ledger.api.resources import read_transfer, transfer_json
+from ledger.api.views import ApiView, idempotency_key_of, path_id
+from ledger.selectors.transfers import transfer_get, transfer_list
+from ledger.services.transfers import transfer_post
+from payflow.api.pagination import (
+    page,
+    read_id_cursor,
+    read_limit,
+    read_text_filter,
+)
+from payflow.clock import now
+from payflow.errors import ProblemError
+
+LOCATION = "/v1/transfers/{id}"
+CREATE = ("transfer.create", True)
+
+
+class TransferListView(ApiView):
+    """POST makes a transfer, GET lists the ledger's transfers, newest first."""
+
+    operations: ClassVar[dict[str, tuple[str, bool]]] = {"POST": CREATE}
+
+    def post(self, request: Request) -> HttpResponse:
+        """Posts one transfer."""
+        wanted = read_transfer(self.body())
+        principal = request.user
+        return self.run(
+            lambda: transfer_post(
+                ledger_id=principal.ledger_id,
+                request=wanted,
+                actor=actor_of(request._request),
+                now=now(),
+                idempotency_key=idempotency_key_of(request._request),
+            ),
+            transfer_json,
+            status=201,
+            resource_type="transfer",
+            location=LOCATION,
+        )
+
+    def get(self, request: Request) -> Response:
+        """A page of transfers."""
+        limit = read_limit(request.query_params)
+        rows, next_cursor = page(
+            transfer_list(
+                ledger_id=request.user.ledger_id,
+                limit=limit,
+                before=read_id_cursor(request.query_params, kind="transfers"),
+                reference=read_text_filter(request.query_params, "reference"),
+            ),
+            limit=limit,
+            kind="transfers",
+            key="id",
+        )
+        return Response(
+            {"data": [transfer_json(row) for row in rows], "next_cursor": next_cursor}
+        )
+
+
+class TransferSeedView(ApiView):
+    """``POST /transfer``: the same operation as ``POST /v1/transfers``."""
+
+    operations: ClassVar[dict[str, tuple[str, bool]]] = {"POST": CREATE}
+    post = TransferListView.post
+
+
+class TransferView(ApiView):
+    """One transfer."""
+
+    def get(self, request: Request, transfer_id: str) -> Response:
+        """The transfer, with its postings and the balances that it left."""
+        missing = ProblemError(
+            "transfer_not_found", "There is no such transfer in this ledger."
+        )
+        transfer = transfer_get(
+            ledger_id=request.user.ledger_id,
+            transfer_id=path_id(transfer_id, problem=missing),
+        )
+        return Response(transfer_json(transfer))
+
+
+def transfer_rebuild(*, ledger_id: Any, resource_id: Any) -> dict[str, Any]:
+    """A transfer's resource, for a key whose stored response was purged."""
+    return transfer_json(transfer_get(ledger_id=ledger_id, transfer_id=resource_id))

@@ -1,0 +1,17 @@
+"""The API's paths."""
+
+from django.urls import path
+
+from ledger.api.accounts import AccountEntriesView, AccountListView, AccountView
+from ledger.api.me import MeView
+from ledger.api.transfers import TransferListView, TransferSeedView, TransferView
+
+urlpatterns = [
+    path("transfer", TransferSeedView.as_view()),
+    path("v1/transfers", TransferListView.as_view()),
+    path("v1/transfers/<str:transfer_id>", TransferView.as_view()),
+    path("v1/accounts", AccountListView.as_view()),
+    path("v1/accounts/<str:account_id>", AccountView.as_view()),
+    path("v1/accounts/<str:account_id>/entries", AccountEntriesView.as_view()),
+    path("v1/me", MeView.as_view()),
+]

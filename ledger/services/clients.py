@@ -1,0 +1,122 @@
+"""API clients and their keys.
+
+A key is ``pf_`` and 86 characters of base64url: the ledger's id, the key's id and 256
+random bits. So the row is found by its primary key, inside one ledger, and a plain
+SHA-256 of the secret is enough: nothing can be guessed about 256 random bits.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.db.models import F
+from django.db.models.functions import Now
+
+from ledger.models import ApiClient, ApiKey
+from ledger.types import Principal
+from payflow.db import require_transaction
+from payflow.ids import new_id
+
+PREFIX = "pf_"
+_SECRET_BYTES = 32
+_TOKEN_BYTES = 16 + 16 + _SECRET_BYTES
+
+
+def client_get_or_create(*, ledger_id: UUID, name: str) -> ApiClient:
+    """The ledger's client of this name, made if there is none.
+
+    Raises:
+        RuntimeError: no transaction is open.
+    """
+    require_transaction()
+    rows = ApiClient.objects.filter(ledger_id=ledger_id, name=name)
+    found = rows.first()
+    if found is None:
+        ApiClient.objects.bulk_create(
+            [ApiClient(id=new_id(), ledger_id=ledger_id, name=name, created_at=Now())],
+            ignore_conflicts=True,
+        )
+        found = rows.get()
+    return found
+
+
+def api_key_create(*, client: ApiClient, lifetime: timedelta | None = None) -> str:
+    """Makes a key of a client; its only appearance in clear text is what is returned.
+
+    Args:
+        client: who the key is for.
+        lifetime: after which it stops working; ``None`` means never.
+
+    Returns:
+        The key, to be sent as ``Authorization: Bearer <key>``.
+
+    Raises:
+        RuntimeError: no transaction is open.
+    """
+    require_transaction()
+    key_id, secret = new_id(), secrets.token_bytes(_SECRET_BYTES)
+    raw = client.ledger_id.bytes + key_id.bytes + secret
+    token = PREFIX + base64.urlsafe_b64encode(raw).decode().rstrip("=")
+    ApiKey.objects.create(
+        id=key_id,
+        ledger_id=client.ledger_id,
+        client_id=client.id,
+        secret_hash=hashlib.sha256(secret).digest(),
+        hint=token[-4:],
+        created_at=Now(),
+        expires_at=Now() + lifetime if lifetime else None,
+    )
+    return token
+
+
+def principal_of_token(*, token: str, now: datetime) -> Principal | None:
+    """Who a key stands for, or ``None`` if it is unknown, revoked or expired.
+
+    Args:
+        token: the key as it was sent.
+        now: the interface's clock.
+    """
+    try:
+        encoded = token.removeprefix(PREFIX).encode("ascii")
+        raw = base64.b64decode(
+            encoded + b"=" * (-len(encoded) % 4), altchars=b"-_", validate=True
+        )
+    except (ValueError, binascii.Error):
+        return None
+    if not token.startswith(PREFIX) or len(raw) != _TOKEN_BYTES:
+        return None
+    ledger_id, key_id = UUID(bytes=raw[:16]), UUID(bytes=raw[16:32])
+    row = (
+        ApiKey.objects.filter(
+            ledger_id=ledger_id, id=key_id, revoked_at=None, client__is_active=True
+        )
+        .annotate(client_name=F("client__name"))
+        .first()
+    )
+    if row is None:
+        return None
+    secret_hash = hashlib.sha256(raw[32:]).digest()
+    if not hmac.compare_digest(secret_hash, bytes(row.secret_hash)):
+        return None
+    if row.expires_at is not None and row.expires_at <= now:
+        return None
+    return Principal(
+        ledger_id=ledger_id,
+        client_id=row.client_id,
+        client_name=row.client_name,
+        key_id=key_id,
+    )
+
+
+def principal_of_client(*, ledger_slug: str, name: str) -> Principal | None:
+    """The principal of a client by its names, for the demo stack; ``None`` if absent."""
+    row = ApiClient.objects.filter(
+        ledger__slug=ledger_slug, name=name, is_active=True
+    ).first()
+    if row is None:
+        return None
+    return Principal(row.ledger_id, row.id, row.name, key_id=None)

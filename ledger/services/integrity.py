@@ -1,0 +1,62 @@
+"""The one number behind ``/health``."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db import connection
+
+from ledger.models import IntegrityStatus
+
+#: Beat refreshes every few seconds; a number older than this says nothing any more.
+STALE_AFTER = timedelta(seconds=30)
+
+# Absolute values by ledger and currency, so that errors cannot cancel; and the
+# differences that the last audit found, which no sum over accounts can show.
+_REFRESH = """
+INSERT INTO ledger_integrity_status (id, integrity_sum, computed_at)
+SELECT 1,
+    coalesce((
+        SELECT sum(abs(net)) FROM (
+            SELECT sum(credits_posted) - sum(debits_posted) AS net
+            FROM ledger_account GROUP BY ledger_id, currency) AS by_currency), 0)
+    + coalesce((
+        SELECT difference FROM ledger_audit_run ORDER BY id DESC LIMIT 1), 0),
+    clock_timestamp()
+ON CONFLICT (id) DO UPDATE SET integrity_sum = excluded.integrity_sum,
+    computed_at = excluded.computed_at
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Integrity:
+    """What ``/health`` says. ``integrity_sum`` is in minor units, 0 when all is well."""
+
+    integrity_sum: int
+    is_healthy: bool
+
+
+def integrity_refresh() -> None:
+    """Computes the number anew and stores it in its one row."""
+    with connection.cursor() as cursor:
+        cursor.execute(_REFRESH)
+
+
+def integrity_get(*, now: datetime) -> Integrity:
+    """The stored number; unhealthy if it is not zero, missing or stale.
+
+    Args:
+        now: the interface's clock.
+    """
+    status = IntegrityStatus.objects.filter(id=1).first()
+    if status is None:
+        return Integrity(0, is_healthy=False)
+    is_fresh = now - status.computed_at < STALE_AFTER
+    total = int(status.integrity_sum)
+    return Integrity(total, is_healthy=is_fresh and total == 0)
+
+
+def integrity_refresh_if_stale(*, now: datetime) -> None:
+    """At start-up: computes the number if nobody has lately."""
+    status = IntegrityStatus.objects.filter(id=1).first()
+    if status is None or now - status.computed_at >= STALE_AFTER / 2:
+        integrity_refresh()

@@ -1,0 +1,109 @@
+"""What the end of a payout does to the books.
+
+A transfer into a payout account makes a payout task per posting (the engine writes
+them). The dispatcher learns the bank's decision and calls the handler here, inside the
+transaction that ends the task: the money leaves the payout account exactly once, for
+the bank or for where it came from.
+"""
+
+from typing import TypeVar
+from uuid import UUID
+
+from ledger.enums import Direction, TransferKind
+from ledger.models import Entry
+from ledger.services.accounts import system_account_id
+from ledger.services.transfers import transfer_post
+from ledger.types import PostingRequest, TransferRequest
+from outbox.handlers import CompensationRefused, PayoutTaskHandler
+from outbox.models import OutboxTask
+from payflow.actors import Actor
+from payflow.clock import now
+from payflow.errors import Problem
+
+DISPATCHER = "dispatcher"
+T = TypeVar("T")
+
+
+class PayoutHandler(PayoutTaskHandler):
+    """The dispatcher's handler for tasks of kind ``payout``."""
+
+    def settle(self, *, task: OutboxTask) -> UUID:
+        """Posts the settlement: payout account to ``system:bank-settlement``.
+
+        Raises:
+            CompensationRefused: the engine refused it.
+        """
+        bank_id = system_account_id(
+            ledger_id=task.ledger_id,
+            name="bank-settlement",
+            currency=_of_payout(task.currency),
+        )
+        return self._complete(
+            task,
+            kind=TransferKind.SETTLEMENT,
+            to_account_id=bank_id,
+            description="Payout settled by the bank",
+        )
+
+    def reject(self, *, task: OutboxTask, reason: str) -> UUID:
+        """Posts the reversal: payout account back to where the money came from.
+
+        Raises:
+            CompensationRefused: the engine refused it, for instance because the
+                account of origin is closed by now.
+        """
+        origin_id = Entry.objects.values_list("account_id", flat=True).get(
+            ledger_id=task.ledger_id,
+            transfer_id=task.transfer_id,
+            posting_number=task.posting_number,
+            direction=Direction.DEBIT,
+        )
+        return self._complete(
+            task,
+            kind=TransferKind.PAYOUT_REVERSAL,
+            to_account_id=origin_id,
+            description=f"Payout rejected by the bank: {reason}"[:1000],
+            reverses_transfer_id=task.transfer_id,
+        )
+
+    def _complete(
+        self,
+        task: OutboxTask,
+        *,
+        kind: TransferKind,
+        to_account_id: UUID,
+        description: str,
+        reverses_transfer_id: UUID | None = None,
+    ) -> UUID:
+        outcome = transfer_post(
+            ledger_id=task.ledger_id,
+            request=TransferRequest(
+                postings=(
+                    PostingRequest(
+                        from_account_id=_of_payout(task.account_id),
+                        to_account_id=to_account_id,
+                        amount=_of_payout(task.amount),
+                    ),
+                ),
+                kind=kind,
+                description=description,
+                metadata={
+                    "payout_task_id": str(task.id),
+                    "payout_transfer_id": str(task.transfer_id),
+                    "payout_posting_number": task.posting_number,
+                },
+                reverses_transfer_id=reverses_transfer_id,
+            ),
+            actor=Actor(DISPATCHER, request_id=task.request_id),
+            now=now(),
+        )
+        if isinstance(outcome, Problem):
+            raise CompensationRefused(outcome.code, outcome.detail)
+        return outcome.id
+
+
+def _of_payout(value: T | None) -> T:
+    """A field that every payout task has: the table's CHECK says so."""
+    if value is None:
+        raise RuntimeError("a payout task lacks a field that its CHECK demands")
+    return value

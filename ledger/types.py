@@ -1,0 +1,90 @@
+"""What goes into the posting engine and what comes out of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from ledger.enums import TransferKind
+from payflow.ids import new_id
+
+#: The most postings of one transfer.
+MAX_POSTINGS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class PostingRequest:
+    """``from_account_id`` is debited, ``to_account_id`` is credited.
+
+    ``amount`` is in minor units, 1 to ``payflow.money.MAX_AMOUNT``.
+    """
+
+    from_account_id: UUID
+    to_account_id: UUID
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransferRequest:
+    """One transfer to be posted; see :class:`ledger.models.Transfer`.
+
+    ``effective_at`` of ``None`` means: when it is recorded.
+    """
+
+    postings: tuple[PostingRequest, ...]
+    kind: TransferKind = TransferKind.TRANSFER
+    reference: str | None = None
+    description: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    effective_at: datetime | None = None
+    reverses_transfer_id: UUID | None = None
+    id: UUID = field(default_factory=new_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """One posting of a transfer that is in the books."""
+
+    from_account_id: UUID
+    to_account_id: UUID
+    amount: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceAfter:
+    """An account's posted balance right after a transfer, in minor units."""
+
+    account_id: UUID
+    currency: str
+    posted: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class PostedTransfer:
+    """A transfer that is in the books, with everything that its resource shows."""
+
+    ledger_id: UUID
+    id: UUID
+    kind: str
+    postings: tuple[Posting, ...]
+    balances: tuple[BalanceAfter, ...]
+    reference: str | None
+    description: str
+    metadata: Mapping[str, Any]
+    effective_at: datetime
+    created_at: datetime
+    reverses_transfer_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who an API request acts for: a client of one ledger, by one of its keys."""
+
+    ledger_id: UUID
+    client_id: UUID
+    client_name: str
+    key_id: UUID | None
+    is_authenticated: bool = True

@@ -1,0 +1,72 @@
+"""Everything that is raised in a view becomes a problem, and rolls back."""
+
+from typing import Any
+
+import structlog
+from django.core.exceptions import PermissionDenied
+from django.db import DatabaseError
+from django.http import Http404, HttpRequest, HttpResponse
+from rest_framework import exceptions
+
+from payflow.api.rendering import problem_response
+from payflow.db import problem_of
+from payflow.errors import Problem, ProblemError
+
+log = structlog.get_logger(__name__)
+
+_INTERNAL = Problem(
+    "internal_error", "The request was not carried out; nothing was changed."
+)
+
+
+def problem_exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse:
+    """DRF's ``EXCEPTION_HANDLER``: a problem+json response for every exception.
+
+    By the time it runs, ``execute`` has rolled back whatever was open. The body of a
+    500 says nothing of the exception; the log says everything.
+    """
+    if isinstance(exc, DatabaseError):
+        exc = problem_of(exc)
+    if isinstance(exc, ProblemError):
+        return problem_response(
+            exc.problem, retry_after_seconds=exc.retry_after_seconds
+        )
+    if isinstance(exc, Http404 | exceptions.NotFound):
+        return problem_response(Problem("not_found", "Nothing is found there."))
+    if isinstance(exc, exceptions.NotAuthenticated | exceptions.AuthenticationFailed):
+        return problem_response(Problem("unauthenticated", str(exc.detail)))
+    if isinstance(exc, PermissionDenied | exceptions.PermissionDenied):
+        return problem_response(
+            Problem("permission_denied", "This client may not do that.")
+        )
+    if isinstance(exc, exceptions.MethodNotAllowed):
+        response = problem_response(
+            Problem("method_not_allowed", f"{context['request'].method} is not known.")
+        )
+        response["Allow"] = ", ".join(context["view"].allowed_methods)
+        return response
+    if isinstance(exc, exceptions.NotAcceptable):
+        return problem_response(Problem("not_acceptable", "Only JSON is spoken here."))
+    if isinstance(exc, exceptions.UnsupportedMediaType):
+        return problem_response(
+            Problem("unsupported_media_type", "The body must be application/json.")
+        )
+    log.error("request_failed", exc_info=exc)
+    return problem_response(_INTERNAL)
+
+
+def handler404(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """The problem for a path that no URL pattern knows."""
+    return problem_response(Problem("not_found", "There is no such path."))
+
+
+def handler500(request: HttpRequest) -> HttpResponse:
+    """The problem for what broke outside of a view."""
+    return problem_response(_INTERNAL)
+
+
+def handler400(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """The problem for what Django itself found suspicious, a foreign Host say."""
+    return problem_response(
+        Problem("invalid_request", "The request is not acceptable.", {"errors": []})
+    )

@@ -1,0 +1,162 @@
+"""Strict JSON: what two readers could understand differently is refused by name.
+
+RFC 8259 leaves duplicate names, lone surrogates, huge numbers and non-finite numbers
+to the implementation. Money does not.
+"""
+
+import json
+from typing import Any, NoReturn
+
+from django.core.exceptions import RequestDataTooBig
+from django.http import HttpRequest, UnreadablePostError
+from rest_framework.parsers import BaseParser
+
+from payflow.errors import ProblemError
+
+#: Deeper nesting than this is refused.
+MAX_DEPTH = 32
+#: Longer integers than this are refused before they are converted.
+MAX_INTEGER_DIGITS = 40
+
+
+class Float(float):
+    """A number that was written with a fraction or an exponent, as ``5.0`` or ``5e0``.
+
+    It is parsed, so that a field can be refused by its name, and never accepted as an
+    amount.
+    """
+
+
+def _fail(reason: str, detail: str) -> NoReturn:
+    raise ProblemError("malformed_json", detail, reason=reason)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                _fail("duplicate_key", f"The name {name!r} appears twice in an object.")
+            seen.add(name)
+    return result
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_INTEGER_DIGITS:
+        _fail("number_too_long", "An integer has too many digits.")
+    return int(text)
+
+
+def _constant(text: str) -> NoReturn:
+    _fail("non_finite_number", f"{text} is not a JSON number.")
+
+
+def _float(text: str) -> Float:
+    value = Float(text)
+    if value in (float("inf"), float("-inf")):
+        _fail("non_finite_number", f"{text} is beyond every finite number.")
+    return value
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_int=_integer,
+    parse_float=_float,
+    parse_constant=_constant,
+    strict=True,
+)
+
+
+def parse_strict_json(body: bytes) -> Any:
+    """Parses one JSON text.
+
+    Raises:
+        ProblemError: ``malformed_json`` with a ``reason``: ``empty``, ``not_utf8``,
+            ``syntax``, ``duplicate_key``, ``lone_surrogate``, ``null_character``,
+            ``non_finite_number``, ``number_too_long``, ``trailing_data``, ``too_deep``.
+    """
+    if not body.strip():
+        _fail("empty", "The body is empty; a JSON object is expected.")
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        _fail("not_utf8", "The body is not UTF-8.")
+    start = len(text) - len(text.lstrip(" \t\r\n"))
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+    except json.JSONDecodeError as error:
+        _fail("syntax", f"{error.msg} at line {error.lineno}, column {error.colno}.")
+    except RecursionError:
+        _fail("too_deep", f"The JSON is nested deeper than {MAX_DEPTH} levels.")
+    if text[end:].strip(" \t\r\n"):
+        _fail("trailing_data", "There is more data after the JSON value.")
+    _check_strings(value, depth=1)
+    return value
+
+
+def _check_strings(value: Any, *, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        _fail("too_deep", f"The JSON is nested deeper than {MAX_DEPTH} levels.")
+    if isinstance(value, str):
+        if "\x00" in value:
+            _fail("null_character", "A text contains U+0000, which cannot be stored.")
+        if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+            _fail("lone_surrogate", "A text contains half of a surrogate pair.")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _check_strings(name, depth=depth)
+            _check_strings(item, depth=depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check_strings(item, depth=depth + 1)
+
+
+def request_json(request: HttpRequest) -> Any:
+    """The request's body as strict JSON, parsed once and kept on the request.
+
+    Raises:
+        ProblemError: ``unsupported_media_type``, ``body_too_large`` or
+            ``malformed_json``.
+    """
+    if not hasattr(request, "strict_json"):
+        if request.content_type != "application/json":
+            raise ProblemError(
+                "unsupported_media_type",
+                f"The body was sent as {request.content_type or 'nothing'!r}.",
+            )
+        if request.META.get("HTTP_CONTENT_ENCODING", "identity") != "identity":
+            raise ProblemError(
+                "unsupported_media_type", "A compressed body is not understood."
+            )
+        try:
+            body = request.body
+        except RequestDataTooBig as error:
+            from django.conf import settings
+
+            raise ProblemError(
+                "body_too_large",
+                "The body is larger than this server takes.",
+                max_bytes=settings.DATA_UPLOAD_MAX_MEMORY_SIZE,
+            ) from error
+        except UnreadablePostError as error:
+            _ = error
+            _fail("truncated", "The connection ended before the body did.")
+        request.strict_json = parse_strict_json(body)  # type: ignore[attr-defined]
+    return request.strict_json  # type: ignore[attr-defined]
+
+
+class StrictJSONParser(BaseParser):
+    """DRF's view of :func:`request_json`."""
+
+    media_type = "application/json"
+
+    def parse(
+        self,
+        stream: Any,
+        media_type: str | None = None,
+        parser_context: Any = None,
+    ) -> Any:
+        """The body that the middleware parsed, or parses it now."""
+        request = parser_context["request"]
+        return request_json(getattr(request, "_request", request))

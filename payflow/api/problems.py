@@ -1,0 +1,194 @@
+"""The registry of problem codes: the only place that knows HTTP statuses.
+
+Each code is stable. ``docs/problems.md`` is written from this module, and
+``/problems/<code>`` serves what it says (RFC 9457, section 3.1.1: a type URI that
+people can look up).
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemType:
+    """What every occurrence of a code has in common.
+
+    Attributes:
+        status: the HTTP status.
+        title: a short summary that never changes.
+        remedy: what the caller should do next.
+        retryable: the identical request may succeed later without any change.
+    """
+
+    status: int
+    title: str
+    remedy: str
+    retryable: bool = False
+
+
+PROBLEMS: dict[str, ProblemType] = {
+    # 400: the request is not understood; nothing is stored, the key stays free.
+    "malformed_json": ProblemType(
+        400,
+        "The body is not strict JSON",
+        "Send one JSON object in UTF-8; `reason` names what is wrong with it.",
+    ),
+    "invalid_request": ProblemType(
+        400,
+        "A field is missing, unknown or of the wrong form",
+        "Correct the fields that `errors` lists, and send the request again.",
+    ),
+    "invalid_cursor": ProblemType(
+        400,
+        "The cursor is not one of ours",
+        "Pass `next_cursor` back exactly as it was given, or leave it out.",
+    ),
+    "idempotency_key_missing": ProblemType(
+        400,
+        "This request moves money and needs an idempotency key",
+        "Send an `Idempotency-Key` header with a new random value for each operation, "
+        "and the same value for each retry of it.",
+    ),
+    "idempotency_key_invalid": ProblemType(
+        400,
+        "The idempotency key is not valid",
+        "Send one key of 1 to 255 printable ASCII characters.",
+    ),
+    # 401, 403, 404, 405, 413, 415
+    "unauthenticated": ProblemType(
+        401,
+        "The API key is missing or not valid",
+        "Send `Authorization: Bearer <key>`; `manage.py create_api_key` makes one.",
+    ),
+    "permission_denied": ProblemType(
+        403, "This client may not do that", "Ask for the permission, or use another key."
+    ),
+    "not_found": ProblemType(
+        404, "There is no such resource in this ledger", "Check the id and the path."
+    ),
+    "account_not_found": ProblemType(
+        404,
+        "There is no such account in this ledger",
+        "Check `account_id`; the key decides which ledger is looked at.",
+    ),
+    "transfer_not_found": ProblemType(
+        404, "There is no such transfer in this ledger", "Check the id."
+    ),
+    "method_not_allowed": ProblemType(
+        405, "This resource does not know the method", "See the `Allow` header."
+    ),
+    "not_acceptable": ProblemType(
+        406, "Only JSON is spoken here", "Accept `application/json`."
+    ),
+    "body_too_large": ProblemType(
+        413, "The body is too large", "Split the request; `max_bytes` is the limit."
+    ),
+    "unsupported_media_type": ProblemType(
+        415,
+        "The body must be JSON",
+        "Send `Content-Type: application/json`.",
+    ),
+    # 409: a conflict with the state of something.
+    "idempotency_in_progress": ProblemType(
+        409,
+        "A request with this idempotency key is running",
+        "Wait as `Retry-After` says and send the same request again.",
+        retryable=True,
+    ),
+    "idempotency_outcome_expired": ProblemType(
+        409,
+        "The refusal that this key once got is no longer stored",
+        "The operation did not happen. Use a new key to try it again.",
+    ),
+    "reference_taken": ProblemType(
+        409,
+        "The reference is in use in this ledger",
+        "Use another reference, or look up the resource that has it.",
+    ),
+    "account_not_empty": ProblemType(
+        409,
+        "The account is not empty",
+        "A payout destination is set or removed only while the balance is zero.",
+    ),
+    # 422: understood and refused by a rule of the business.
+    "idempotency_key_reused": ProblemType(
+        422,
+        "This idempotency key was used for another request",
+        "Use a new key; `differing_fields` names what is not the same.",
+    ),
+    "same_account": ProblemType(
+        422,
+        "A posting needs two different accounts",
+        "Use different accounts for `from_account_id` and `to_account_id`.",
+    ),
+    "currency_mismatch": ProblemType(
+        422,
+        "The two accounts of a posting have different currencies",
+        "Move money between accounts of one currency.",
+    ),
+    "currency_unknown": ProblemType(
+        422, "The currency is not in ISO 4217", "Use a current ISO 4217 code, as `USD`."
+    ),
+    "account_closed": ProblemType(
+        422, "The account is closed", "Use another account; this one stays closed."
+    ),
+    "account_frozen": ProblemType(
+        422,
+        "The account is frozen",
+        "Wait until it is unfrozen; then use a new idempotency key.",
+    ),
+    "payout_account_cannot_send": ProblemType(
+        422,
+        "A payout account holds money on its way to a bank",
+        "Send from the account that the money came from.",
+    ),
+    "effective_at_in_future": ProblemType(
+        422,
+        "A transfer cannot be effective in the future",
+        "Leave `effective_at` out, or let it lie in the past.",
+    ),
+    "insufficient_funds": ProblemType(
+        422,
+        "The account's available balance is too small",
+        "Lower the amount or add funds; then use a new idempotency key.",
+    ),
+    "balance_out_of_range": ProblemType(
+        422,
+        "The balance would leave the range that JSON carries exactly",
+        "Move less; a balance stays within plus and minus 2^53 - 1 minor units.",
+    ),
+    "reference_reserved": ProblemType(
+        422,
+        "References that start with `system:` are reserved",
+        "Use another reference.",
+    ),
+    "payout_account_must_be_liability": ProblemType(
+        422,
+        "Only a liability account can have a payout destination",
+        "Make a liability account for the payouts.",
+    ),
+    # 429 and 5xx: nothing was changed.
+    "rate_limited": ProblemType(
+        429, "Too many requests", "Slow down as `Retry-After` says.", retryable=True
+    ),
+    "internal_error": ProblemType(
+        500,
+        "Something went wrong on our side",
+        "Retry with the same idempotency key; quote the `X-Request-ID` to the operator.",
+        retryable=True,
+    ),
+    "ledger_busy": ProblemType(
+        503,
+        "The accounts are busy",
+        "Retry with the same idempotency key after `Retry-After` seconds.",
+        retryable=True,
+    ),
+    "database_unavailable": ProblemType(
+        503,
+        "The database cannot be reached",
+        "Retry with the same idempotency key after `Retry-After` seconds.",
+        retryable=True,
+    ),
+}
+
+#: Statuses of outcomes that commit and are stored with the idempotency key.
+STORED_REFUSAL_STATUSES = frozenset({409, 422})

@@ -1,0 +1,98 @@
+"""From resources and problems to the exact bytes of a response."""
+
+import json
+from typing import Any
+
+from django.http import HttpResponse
+from rest_framework.renderers import BaseRenderer
+
+from payflow.api.problems import PROBLEMS, STORED_REFUSAL_STATUSES
+from payflow.errors import Problem, ProblemError
+from payflow.execution import Rendered
+
+PROBLEM_CONTENT_TYPE = "application/problem+json"
+
+
+def to_json(data: Any) -> bytes:
+    """Compact UTF-8 JSON (RFC 8259).
+
+    Raises:
+        ValueError: ``data`` holds a number that JSON has no form for.
+    """
+    return json.dumps(
+        data, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    ).encode()
+
+
+def problem_document(problem: Problem) -> dict[str, Any]:
+    """The RFC 9457 document of a problem, without anything of a single request."""
+    kind = PROBLEMS[problem.code]
+    return {
+        "type": f"/problems/{problem.code}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": problem.detail,
+        "code": problem.code,
+        "retryable": kind.retryable,
+        **problem.fields,
+    }
+
+
+def render_problem(problem: Problem) -> Rendered:
+    """A returned problem as a response that is stored with the key.
+
+    Raises:
+        ProblemError: its status is none of those that commit, so it must roll back.
+    """
+    status = PROBLEMS[problem.code].status
+    if status not in STORED_REFUSAL_STATUSES:
+        raise ProblemError.of(problem)
+    return Rendered(
+        status=status,
+        body=to_json(problem_document(problem)),
+        headers={"Content-Type": PROBLEM_CONTENT_TYPE},
+    )
+
+
+def problem_response(
+    problem: Problem, *, retry_after_seconds: int | None = None
+) -> HttpResponse:
+    """A problem as a response that is sent and not stored."""
+    response = HttpResponse(
+        to_json(problem_document(problem)),
+        status=PROBLEMS[problem.code].status,
+        content_type=PROBLEM_CONTENT_TYPE,
+    )
+    if retry_after_seconds is not None:
+        response["Retry-After"] = str(retry_after_seconds)
+    if response.status_code == 401:
+        response["WWW-Authenticate"] = 'Bearer realm="payflow"'
+    return response
+
+
+def http_response(rendered: Rendered) -> HttpResponse:
+    """The Django response that sends ``rendered`` byte for byte."""
+    response = HttpResponse(rendered.body, status=rendered.status)
+    response["Content-Type"] = "application/json"
+    for name, value in rendered.headers.items():
+        response[name] = value
+    if rendered.is_replay:
+        response["Idempotent-Replayed"] = "true"
+    return response
+
+
+class JSONRenderer(BaseRenderer):
+    """The API's one renderer."""
+
+    media_type = "application/json"
+    format = "json"
+    charset = None
+
+    def render(
+        self,
+        data: Any,
+        accepted_media_type: str | None = None,
+        renderer_context: Any = None,
+    ) -> bytes:
+        """``data`` as compact JSON; nothing for an empty body."""
+        return b"" if data is None else to_json(data)

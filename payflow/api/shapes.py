@@ -1,0 +1,214 @@
+"""The shape of request bodies: strict readers that refuse a field by its name.
+
+A ``Shape`` reads fields from one JSON object, collects what is wrong, and knows which
+names nobody asked for. Rules of the business are not its concern.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from django.utils.dateparse import parse_datetime
+
+from payflow.api.parsing import Float
+from payflow.errors import ProblemError
+from payflow.ids import parse_id
+from payflow.money import MAX_AMOUNT
+
+#: Limits of the texts and objects that clients may store.
+MAX_REFERENCE = 255
+MAX_DESCRIPTION = 1_000
+MAX_METADATA_KEYS = 50
+MAX_METADATA_KEY = 100
+MAX_METADATA_VALUE = 1_000
+
+_MISSING = object()
+
+FieldError = tuple[str, str, str]
+
+
+def shape_errors(errors: Iterable[FieldError]) -> ProblemError:
+    """The ``invalid_request`` problem that lists ``(field, code, message)`` errors."""
+    listed = [{"field": f, "code": c, "message": m} for f, c, m in errors]
+    summary = "; ".join(f"{e['field'] or 'body'}: {e['message']}" for e in listed[:3])
+    return ProblemError("invalid_request", summary, errors=listed)
+
+
+class Shape:
+    """Reads one JSON object strictly.
+
+    Args:
+        value: the parsed JSON.
+        path: where it stands in the body, for messages: ``""`` or ``"postings[2]"``.
+    """
+
+    def __init__(self, value: Any, *, path: str = "") -> None:
+        self._path = path
+        self._errors: list[FieldError] = []
+        self._known: set[str] = set()
+        if not isinstance(value, dict):
+            raise shape_errors([(path, "not_an_object", "A JSON object is expected.")])
+        self._data: dict[str, Any] = value
+
+    def has(self, name: str) -> bool:
+        """True if the field is there, even as null."""
+        return name in self._data
+
+    def fail(self, name: str, code: str, message: str) -> None:
+        """Notes an error of the field ``name``."""
+        self._errors.append((f"{self._path}.{name}".lstrip("."), code, message))
+
+    def finish(self) -> None:
+        """Raises what was collected, unknown fields included.
+
+        Raises:
+            ProblemError: ``invalid_request``.
+        """
+        for name in self._data:
+            if name not in self._known:
+                self.fail(name, "unknown_field", "This field is not known here.")
+        if self._errors:
+            raise shape_errors(self._errors)
+
+    def _take(self, name: str, *, required: bool) -> Any:
+        self._known.add(name)
+        value = self._data.get(name, _MISSING)
+        if value is _MISSING and required:
+            self.fail(name, "missing", "This field is required.")
+        return value
+
+    def id(self, name: str) -> UUID | None:
+        """A required UUID in its canonical form."""
+        value = self._take(name, required=True)
+        if value is _MISSING:
+            return None
+        parsed = parse_id(value)
+        if parsed is None:
+            self.fail(name, "not_a_uuid", "A UUID as a text of 36 characters.")
+        return parsed
+
+    def _integer(self, name: str, value: Any) -> int | None:
+        if isinstance(value, bool) or not isinstance(value, int):
+            if isinstance(value, Float):
+                message = "An integer of minor units, without fraction or exponent."
+            else:
+                message = "A JSON integer of minor units, not a text."
+            self.fail(name, "not_an_integer", message)
+            return None
+        return value
+
+    def amount(self, name: str) -> int | None:
+        """A required amount: an integer of minor units, 1 to 2^53 - 1."""
+        value = self._take(name, required=True)
+        if value is _MISSING:
+            return None
+        number = self._integer(name, value)
+        if number is None:
+            return None
+        if number <= 0:
+            self.fail(name, "not_positive", "An amount is greater than zero.")
+            return None
+        if number > MAX_AMOUNT:
+            self.fail(name, "too_large", f"An amount is at most {MAX_AMOUNT}.")
+            return None
+        return number
+
+    def balance(self, name: str, *, default: int | None) -> int | None:
+        """An optional balance in minor units, negative ones too; null is ``None``."""
+        value = self._take(name, required=False)
+        if value is _MISSING:
+            return default
+        if value is None:
+            return None
+        number = self._integer(name, value)
+        if number is not None and abs(number) > MAX_AMOUNT:
+            self.fail(name, "too_large", f"A balance is within ±{MAX_AMOUNT}.")
+        return number
+
+    def text(
+        self, name: str, *, maximum: int, required: bool = False, empty: bool = True
+    ) -> str | None:
+        """A text of up to ``maximum`` characters; absent and null are ``None``."""
+        value = self._take(name, required=required)
+        if value is _MISSING:
+            return None
+        if value is None and not required:
+            return None
+        if not isinstance(value, str):
+            self.fail(name, "not_a_text", "A text is expected.")
+            return None
+        if len(value) > maximum:
+            self.fail(name, "too_long", f"At most {maximum} characters.")
+        if not value and not empty:
+            self.fail(name, "empty", "The text must not be empty.")
+        return value
+
+    def choice(self, name: str, choices: Iterable[str], *, default: str) -> str:
+        """One of ``choices``."""
+        value = self._take(name, required=False)
+        if value is _MISSING:
+            return default
+        allowed = list(choices)
+        if value not in allowed:
+            self.fail(name, "not_a_choice", f"One of {', '.join(allowed)}.")
+            return default
+        return str(value)
+
+    def metadata(self, name: str) -> dict[str, Any]:
+        """An object of texts, integers, booleans and nulls; absent is ``{}``."""
+        value = self._take(name, required=False)
+        if value is _MISSING:
+            return {}
+        if not isinstance(value, dict):
+            self.fail(name, "not_an_object", "A JSON object is expected.")
+            return {}
+        if len(value) > MAX_METADATA_KEYS:
+            self.fail(name, "too_long", f"At most {MAX_METADATA_KEYS} names.")
+        for key, item in value.items():
+            if not 1 <= len(key) <= MAX_METADATA_KEY:
+                self.fail(name, "too_long", f"Names have 1-{MAX_METADATA_KEY} letters.")
+            if isinstance(item, Float):
+                self.fail(name, "not_an_integer", f"{key!r}: no fractions; use a text.")
+            elif not (item is None or isinstance(item, str | int)):
+                self.fail(name, "not_a_scalar", f"{key!r}: a text, integer or boolean.")
+            elif isinstance(item, str) and len(item) > MAX_METADATA_VALUE:
+                self.fail(name, "too_long", f"At most {MAX_METADATA_VALUE} letters.")
+            elif isinstance(item, int) and abs(item) > MAX_AMOUNT:
+                self.fail(name, "too_large", f"{key!r}: within ±{MAX_AMOUNT}.")
+        return value
+
+    def instant(self, name: str) -> datetime | None:
+        """An optional RFC 3339 instant with its offset, as UTC; null is ``None``."""
+        value = self._take(name, required=False)
+        if value is _MISSING or value is None:
+            return None
+        parsed = None
+        if isinstance(value, str) and len(value) <= 40:
+            try:
+                parsed = parse_datetime(value)
+            except ValueError:
+                parsed = None
+        if parsed is None or parsed.tzinfo is None:
+            self.fail(name, "not_an_instant", "RFC 3339, as 2026-11-22T12:00:00Z.")
+            return None
+        try:
+            return parsed.astimezone(UTC)
+        except OverflowError:
+            self.fail(name, "not_an_instant", "The instant is out of range.")
+            return None
+
+    def objects(self, name: str, *, maximum: int) -> list[Any]:
+        """A required, non-empty list of up to ``maximum`` items."""
+        value = self._take(name, required=True)
+        if value is _MISSING:
+            return []
+        if not isinstance(value, list):
+            self.fail(name, "not_a_list", "A JSON list is expected.")
+            return []
+        if not value:
+            self.fail(name, "empty", "At least one item is needed.")
+        if len(value) > maximum:
+            self.fail(name, "too_long", f"At most {maximum} items.")
+            return []
+        return value

@@ -1,0 +1,14 @@
+"""The interfaces' clock and the wire form of instants."""
+
+from datetime import UTC, datetime
+
+
+def now() -> datetime:
+    """The current instant, UTC. Only interfaces call it; services are handed it."""
+    return datetime.now(UTC)
+
+
+def format_instant(instant: datetime) -> str:
+    """RFC 3339 in UTC with microseconds: ``2026-11-22T12:00:00.000000Z``."""
+    utc = instant.astimezone(UTC).replace(tzinfo=None)
+    return utc.isoformat(timespec="microseconds") + "Z"

@@ -1,0 +1,182 @@
+"""The one place that opens transactions, and what the database's errors mean.
+
+``transaction_owner`` is opened once per request, task or command step; everything
+below declares with ``require_transaction`` that it needs one and opens none itself
+(each nested ``atomic`` would cost a SAVEPOINT and a RELEASE).
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import psycopg
+import structlog
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.db.backends.signals import connection_created
+from django.dispatch import receiver
+
+from payflow.databases import TRANSACTION_MS
+from payflow.errors import ProblemError
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+#: How often a deadlock or a serialization failure is tried again.
+MAX_CONFLICT_RETRIES = 5
+#: The longest pause before such a retry, in seconds; the pause itself is random.
+MAX_CONFLICT_PAUSE_SECONDS = 0.2
+
+#: Constraints that a race can hit although the service looked first, and the problem
+#: that the loser sees. Any other name is a bug of ours and is logged as one.
+CONSTRAINT_PROBLEMS = {
+    "transfer_reference_unique_in_ledger": "reference_taken",
+    "account_reference_unique_in_ledger": "reference_taken",
+    "account_payout_role_changes_only_empty": "account_not_empty",
+}
+
+
+@contextmanager
+def transaction_owner() -> Iterator[None]:
+    """Opens the transaction of a request, task or command step.
+
+    Raises:
+        RuntimeError: one is open already, so this caller would not be its owner.
+    """
+    with transaction.atomic(durable=True):
+        yield
+
+
+def require_transaction() -> None:
+    """Declares that the caller runs inside somebody's transaction.
+
+    Raises:
+        RuntimeError: none is open.
+    """
+    if not connection.in_atomic_block:
+        raise RuntimeError("this service needs the caller's transaction")
+
+
+def retry_on_conflict(work: Callable[[], T]) -> T:
+    """Runs ``work``, which opens its own transaction, again after a deadlock.
+
+    Raises:
+        ProblemError: ``ledger_busy`` when the retries are used up or a lock could not
+            be had in time; ``database_unavailable`` when the server cannot be reached;
+            the mapped problem when a race hit a known constraint.
+    """
+    for attempt in range(MAX_CONFLICT_RETRIES + 1):
+        try:
+            return work()
+        except DatabaseError as error:
+            if _is_conflict(error) and attempt < MAX_CONFLICT_RETRIES:
+                log.info("transaction_conflict_retried", attempt=attempt + 1)
+                ceiling = min(MAX_CONFLICT_PAUSE_SECONDS, 0.01 * 2**attempt)
+                time.sleep(random.uniform(0, ceiling))  # noqa: S311 - jitter
+                continue
+            raise problem_of(error) from error
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def problem_of(error: DatabaseError) -> Exception:
+    """The problem that a database error means, or the error itself if it means none."""
+    cause = error.__cause__
+    if isinstance(error, IntegrityError):
+        name = constraint_name(error)
+        code = CONSTRAINT_PROBLEMS.get(name or "")
+        if code is not None:
+            return ProblemError(code, "Somebody else was faster; look and try again.")
+        log.error("database_backstop_hit", constraint=name)
+        return error
+    if _is_conflict(error) or isinstance(
+        cause, psycopg.errors.LockNotAvailable | psycopg.errors.QueryCanceled
+    ):
+        return ProblemError(
+            "ledger_busy",
+            "The accounts are in use by other requests; nothing was changed.",
+            retry_after_seconds=1,
+        )
+    if isinstance(
+        cause,
+        psycopg.errors.AdminShutdown
+        | psycopg.errors.CannotConnectNow
+        | psycopg.errors.CrashShutdown
+        | psycopg.errors.TooManyConnections
+        | psycopg.errors.IdleInTransactionSessionTimeout
+        | psycopg.errors.ReadOnlySqlTransaction,
+    ) or (isinstance(cause, psycopg.OperationalError) and cause.sqlstate is None):
+        log.error("database_unavailable", error=type(cause).__name__)
+        return ProblemError(
+            "database_unavailable",
+            "The database does not answer. Retry with the same idempotency key.",
+            retry_after_seconds=2,
+        )
+    return error
+
+
+def constraint_name(error: BaseException) -> str | None:
+    """The name of the constraint or trigger rule that an error reports, if any."""
+    cause = error.__cause__ if not isinstance(error, psycopg.Error) else error
+    return cause.diag.constraint_name if isinstance(cause, psycopg.Error) else None
+
+
+def _is_conflict(error: DatabaseError) -> bool:
+    return isinstance(
+        error.__cause__,
+        psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure,
+    )
+
+
+def database_refusals() -> list[str]:
+    """Why this server must not hold money: empty when it may.
+
+    Start-up and ``/readyz`` ask: a server that may lose a commit that it acknowledged,
+    a standby, or another isolation default would break promises that PayFlow makes.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT name, setting FROM pg_settings WHERE name IN ('fsync',"
+            " 'full_page_writes', 'synchronous_commit',"
+            " 'default_transaction_isolation')"
+        )
+        settings = dict(cursor.fetchall())
+        cursor.execute("SELECT pg_is_in_recovery()")
+        (is_standby,) = cursor.fetchone()
+    refusals = [
+        f"{name} is off: a crash could lose acknowledged transfers"
+        for name in ("fsync", "full_page_writes", "synchronous_commit")
+        if settings.get(name) == "off"
+    ]
+    if is_standby:
+        refusals.append("this server is a standby: point DATABASE_URL at the primary")
+    isolation = settings.get("default_transaction_isolation")
+    if isolation != "read committed":
+        refusals.append(
+            f"default_transaction_isolation is '{isolation}', not 'read committed'"
+        )
+    return refusals
+
+
+def require_sound_database() -> None:
+    """Refuses to start on a server that must not hold money.
+
+    Raises:
+        ImproperlyConfigured: with every reason.
+    """
+    refusals = database_refusals()
+    if refusals:
+        raise ImproperlyConfigured("PostgreSQL is refused: " + "; ".join(refusals))
+
+
+@receiver(connection_created)
+def _limit_transactions(connection: Any, **_kwargs: Any) -> None:
+    # Not a connection option, because servers before 17 refuse the unknown name.
+    if connection.vendor == "postgresql" and connection.pg_version >= 170000:
+        owner = connection.alias == "owner"
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT set_config('transaction_timeout', %s, false)",
+                ["0" if owner else str(TRANSACTION_MS)],
+            )

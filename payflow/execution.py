@@ -1,0 +1,115 @@
+"""``execute``: the only owner of a mutating request's transaction.
+
+In one transaction it claims the idempotency key, runs the command, has the API layer
+render the outcome to bytes and stores those bytes with the key; the view sends them
+after the commit. So there is no moment at which the effect exists without its stored
+answer, or the answer without the effect:
+
+* killed before COMMIT: PostgreSQL rolls back, the key is free, a retry executes;
+* killed after COMMIT: a retry finds the stored answer and replays it;
+* COMMIT's own answer lost: either of the two, and a retry finds out which.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+from uuid import UUID
+
+from payflow import failpoints
+from payflow.db import retry_on_conflict, transaction_owner
+
+T = TypeVar("T")
+
+#: How often the losers of a race for one key look again for the winner's answer.
+MAX_CLAIM_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A response, finished down to its bytes.
+
+    Attributes:
+        status: the HTTP status.
+        body: the exact bytes.
+        headers: those that belong to the outcome, for instance ``Location``.
+        resource_type, resource_id: what was made, from which a purged response can be
+            built again.
+    """
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    resource_type: str = ""
+    resource_id: UUID | None = None
+    is_replay: bool = False
+
+
+class ClaimLostError(Exception):
+    """Another request committed the same key first; its answer is there now."""
+
+
+class Claim(Protocol):
+    """A request's hold on its idempotency key. All calls inside the transaction."""
+
+    def acquire(self) -> Rendered | None:
+        """The stored answer of an earlier request, or ``None``: the key is ours.
+
+        Raises:
+            ProblemError: the key is in use right now, or was used for another request.
+        """
+
+    def store(self, rendered: Rendered) -> None:
+        """Stores the answer with the key.
+
+        Raises:
+            ClaimLostError: somebody else's answer is there already.
+        """
+
+    def committed(self, rendered: Rendered) -> None:
+        """Told after the commit, outside of the transaction."""
+
+
+def execute(
+    command: Callable[[], T],
+    render: Callable[[T], Rendered],
+    *,
+    claim: Claim | None = None,
+) -> Rendered:
+    """Runs one command of one request in one transaction.
+
+    Args:
+        command: does the work and returns its outcome, a resource or a refusal
+            (``payflow.errors.Problem``); it may run again after a deadlock, so it has
+            no effect outside of the database.
+        render: makes the response of the outcome; it may read, and must not write.
+        claim: the request's idempotency key, if it has one.
+
+    Returns:
+        The response to send, of this run or of the one that is replayed.
+
+    Raises:
+        ProblemError: nothing was changed, and the key, if any, is free.
+    """
+
+    def run() -> Rendered:
+        with transaction_owner():
+            if claim is not None and (earlier := claim.acquire()) is not None:
+                return earlier
+            rendered = render(command())
+            if claim is not None:
+                claim.store(rendered)
+            failpoints.reach("before_commit")
+        failpoints.reach("after_commit")
+        return rendered
+
+    for attempt in range(MAX_CLAIM_TRIES):
+        try:
+            rendered = retry_on_conflict(run)
+        except ClaimLostError:
+            if attempt == MAX_CLAIM_TRIES - 1:
+                raise
+            continue
+        if claim is not None:
+            claim.committed(rendered)
+        return rendered
+    raise AssertionError("unreachable: the last attempt returns or raises")

@@ -1,0 +1,23 @@
+"""Every path: the API, the health checks, the admin."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+from ledger.api.health import health
+from payflow import pages
+from payflow.health import livez, readyz
+
+urlpatterns = [
+    path("", pages.root),
+    path("", include("ledger.api.urls")),
+    path("health", health),
+    path("livez", livez),
+    path("readyz", readyz),
+    path("problems", pages.problem_index),
+    path("problems/<str:code>", pages.problem),
+    path("admin/", admin.site.urls),
+]
+
+handler400 = "payflow.api.exception_handler.handler400"
+handler404 = "payflow.api.exception_handler.handler404"
+handler500 = "payflow.api.exception_handler.handler500"
