@@ -173,12 +173,12 @@ class Stack:
             StackError: it could not start, or one of its programs ended.
             OSError: the data directory could not be written.
         """
+        self._wait_for_leftovers()
         if not port_is_free(self.port):
             raise StackError(
                 f"Port {self.port} is in use: stop what listens there, or choose "
                 "another one with make run PORT=8081."
             )
-        self._wait_for_leftovers()
         environment_file().unlink(missing_ok=True)
         self._choose_servers()
         self._supervision = Supervision(
@@ -325,7 +325,6 @@ class Stack:
                 ],
                 rank=40,
                 stop_seconds=40,  # more than its graceful timeout
-                hurry_signal=signal.SIGQUIT,
             ),
             Program(
                 name="worker",
@@ -336,7 +335,6 @@ class Stack:
                 ],
                 rank=50,
                 stop_seconds=60,  # more than a task's hard time limit
-                hurry_signal=signal.SIGQUIT,
             ),
             Program(
                 name="beat",
@@ -357,7 +355,7 @@ class Stack:
                     rank=10,
                     stop_signal=signal.SIGINT,  # ends sessions, then a clean stop
                     stop_seconds=120,
-                    hurry_signal=None,
+                    keeps_data=True,
                     starts_first=True,
                     log=logs / "postgres.log",
                     user=self._postgres.user,
@@ -370,7 +368,7 @@ class Stack:
                     title="Valkey",
                     command=self._valkey.command,
                     rank=20,
-                    hurry_signal=None,
+                    keeps_data=True,
                     starts_first=True,
                     log=logs / "valkey.log",
                 )

@@ -42,7 +42,8 @@ class Program:
         rank: programs start in this order and stop in the reverse one.
         stop_signal: what asks it to finish and end.
         stop_seconds: how long it may take over that before it is killed.
-        hurry_signal: what ends it when the user asks twice; ``None``: never hurried.
+        keeps_data: left alone when the user asks a second time to stop; the others
+            are killed then, which costs nothing that was accepted.
         starts_first: started with supervisord, before the database is prepared.
         log: the file its output goes to; ``None`` means the terminal.
         user: as whom it runs, if not as the current user.
@@ -54,7 +55,7 @@ class Program:
     rank: int
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: int = 10
-    hurry_signal: signal.Signals | None = signal.SIGKILL
+    keeps_data: bool = False
     starts_first: bool = False
     log: Path | None = None
     user: SystemUser | None = None
@@ -171,12 +172,13 @@ class Supervision:
             self._states()
 
     def hurry(self) -> None:
-        """Ends what can be ended without harm to the data, at once."""
+        """Kills all programs but those that keep data."""
         for program in self.programs:
             child = self._children.get(program.name)
-            if child and program.hurry_signal:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    child.send_signal(program.hurry_signal)
+            if child and child.is_running() and not program.keeps_data:
+                with contextlib.suppress(ProcessLookupError):
+                    # supervisord makes each program the leader of a group.
+                    os.killpg(child.pid, signal.SIGKILL)
 
     def clean_up(self) -> None:
         """Waits for the last output, and removes the socket."""
