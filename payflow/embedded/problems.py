@@ -1,9 +1,18 @@
 """What can go wrong with the stack, each as one sentence that says what to do."""
 
 import errno
+import shutil
 from pathlib import Path
 
-__all__ = ["StackError", "StackStopped", "explain_os_error"]
+__all__ = [
+    "StackError",
+    "StackStopped",
+    "disk_full",
+    "disk_is_full",
+    "explain_os_error",
+]
+
+NOTHING_LEFT_BYTES = 64 * 1024
 
 
 class StackError(Exception):
@@ -30,6 +39,20 @@ def explain_os_error(error: OSError, directory: Path) -> str:
             "another folder with PAYFLOW_DATA_DIR."
         )
     return f"The operating system refused {place}: {error.strerror or error}."
+
+
+def disk_is_full(directory: Path, output: str = "") -> bool:
+    """Whether a program that wrote to ``directory`` ran out of room.
+
+    Args:
+        directory: where it wrote.
+        output: what it said; some programs clean up before one can look.
+    """
+    said = ("No space left on device", "Check free disk space")
+    return (
+        any(words in output for words in said)
+        or shutil.disk_usage(directory).free < NOTHING_LEFT_BYTES
+    )
 
 
 def disk_full(directory: Path) -> str:

@@ -47,6 +47,7 @@ from payflow.embedded.problems import (
     StackError,
     StackStopped,
     disk_full,
+    disk_is_full,
     explain_os_error,
 )
 from payflow.embedded.supervision import Program, Supervision, holders, launched
@@ -477,21 +478,18 @@ class Stack:
             raise StackStopped
         if not self._supervision.is_alive():
             raise StackError(
-                "The process supervisor was killed, so the stack stops: start it again "
-                "with make run."
+                "The process supervisor ended, so the whole stack stops: unless the "
+                "lines above say why, start again with make run."
             )
         if ended := self._supervision.ended():
             raise StackError(self._explain_end(*ended))
 
     def _explain_end(self, program: Program, how: str) -> str:
-        if program.log is None:
-            hint = "the lines above say more"
-        else:
-            last = program.log.read_text(errors="replace")[-5000:]
-            if "No space left on device" in last:
-                return disk_full(self.directory)
-            hint = f"{program.log} says more"
-        return f"{program.title} ended ({how}), so the whole stack stops: {hint}."
+        output = program.log.read_text(errors="replace")[-5000:] if program.log else ""
+        if disk_is_full(self.directory, output):
+            return disk_full(self.directory)
+        hint = f"{program.log} says" if program.log else "the lines above say"
+        return f"{program.title} ended ({how}), so the whole stack stops: {hint} more."
 
     def _stop_everything(self) -> None:
         """Stops in order; a second signal hurries; leaves no process."""
@@ -572,7 +570,7 @@ def complain(text: str) -> None:
     """Prints why the stack ends."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
-        print(f"PayFlow cannot run. {text}", file=sys.stderr, flush=True)
+        print(f"PayFlow: {text}", file=sys.stderr, flush=True)
 
 
 def _port_from_environment() -> int:
@@ -586,7 +584,7 @@ def _check_given_database(name: str, environment: dict[str, str]) -> None:
     try:
         psycopg.connect(environment[name], connect_timeout=5).close()
     except psycopg.Error as error:
-        reason = str(error).strip().splitlines()[-1]
+        reason = str(error).strip().splitlines()[0]
         raise StackError(
             f"The database that {name} names cannot be used ({reason}): start it, "
             "correct the URL, or unset it to use the embedded PostgreSQL."

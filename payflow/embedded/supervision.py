@@ -252,6 +252,8 @@ class Supervision:
                 user=program.user,
             )
             to_terminal = program.log is None
+            # supervisord expands the name of a log twice.
+            log = str(program.log).replace("%", "%%")
             sections.append(
                 section(
                     f"program:{program.name}",
@@ -266,7 +268,7 @@ class Supervision:
                         "stopwaitsecs": program.stop_seconds,
                         "killasgroup": "true",
                         "redirect_stderr": "true",
-                        "stdout_logfile": "/dev/fd/1" if to_terminal else program.log,
+                        "stdout_logfile": "/dev/fd/1" if to_terminal else log,
                         "stdout_logfile_maxbytes": 0 if to_terminal else "10MB",
                         "stdout_logfile_backups": 0 if to_terminal else 2,
                     },
