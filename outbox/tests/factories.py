@@ -1,50 +1,96 @@
-"""Rows for the outbox's tests. ``make_task`` is the only place that inserts tasks."""
+"""Rows for the outbox's tests. ``make_tasks`` is the only place that makes tasks.
+
+A task exists only with its transfer, so it comes out of the posting engine; what a
+test wants to differ is changed afterwards.
+"""
 
 from typing import Any
 from uuid import UUID
 
-from django.db import connection
-from django.db.models.functions import Now
+from django.db import connection, transaction
 
+from ledger.enums import AccountKind
+from ledger.models import Account, Ledger
+from ledger.services.accounts import AccountRequest, account_create
+from ledger.services.ledgers import ledger_create
+from ledger.services.posting import transfers_post
+from ledger.types import PostedTransfer, PostingRequest, TransferRequest
 from outbox.enums import TaskKind
 from outbox.models import OutboxTask
+from payflow.actors import Actor
+from payflow.clock import now
 from payflow.ids import new_id
 
-PAYOUT_DEFAULTS: dict[str, Any] = {
-    "kind": TaskKind.PAYOUT,
-    "posting_number": 1,
-    "destination": "DE02100100100006820101",
-    "amount": 2_500,
-    "currency": "USD",
-}
+ACTOR = Actor("test")
+DESTINATION = "DE02100100100006820101"
+AMOUNT = 2_500
 
 
 def make_task(*, ledger_id: UUID, **fields: Any) -> OutboxTask:
-    """One task, inserted; a payout unless ``kind`` says otherwise."""
+    """One task; a payout unless ``kind`` says otherwise. See ``make_tasks``."""
     (task,) = make_tasks(ledger_id=ledger_id, count=1, **fields)
     return task
 
 
-def make_tasks(*, ledger_id: UUID, count: int, **fields: Any) -> list[OutboxTask]:
-    """Several tasks with the same fields, inserted by one statement."""
-    if fields.get("kind", TaskKind.PAYOUT) == TaskKind.PAYOUT:
-        fields = {**PAYOUT_DEFAULTS, "account_id": new_id(), **fields}
-    ids = [new_id() for _ in range(count)]
-    OutboxTask.objects.bulk_create(
-        OutboxTask(
-            **{
-                "ledger_id": ledger_id,
-                "id": id_,
-                "transfer_id": new_id(),
-                "due_at": Now(),
-                "created_at": Now(),
-                **fields,
-            }
+def make_tasks(
+    *,
+    ledger_id: UUID,
+    count: int,
+    kind: str = TaskKind.PAYOUT,
+    destination: str = DESTINATION,
+    **fields: Any,
+) -> list[OutboxTask]:
+    """Several tasks of one kind, oldest first, each with a transfer of its own.
+
+    The ledger is made where there is none; ``fields`` are columns to change.
+    """
+    is_payout = kind == TaskKind.PAYOUT
+    with transaction.atomic():
+        if not Ledger.objects.filter(id=ledger_id).exists():
+            ledger_create(
+                slug=f"test-{ledger_id}",
+                name="Test",
+                time_zone="UTC",
+                actor=ACTOR,
+                ledger_id=ledger_id,
+            )
+        source = make_account(ledger_id, kind=AccountKind.EQUITY, min_balance=None)
+        target = make_account(
+            ledger_id, payout_destination=destination if is_payout else None
         )
-        for id_ in ids
+        outcomes = transfers_post(
+            ledger_id=ledger_id,
+            requests=[
+                TransferRequest((PostingRequest(source.id, target.id, AMOUNT),))
+                for _ in range(count)
+            ],
+            actor=ACTOR,
+            now=now(),
+            # A payout's own transfer.posted task would only be in the way.
+            tasks_are_done=is_payout,
+        )
+        tasks = OutboxTask.objects.filter(
+            ledger_id=ledger_id,
+            kind=kind,
+            transfer_id__in=[
+                outcome.id
+                for outcome in outcomes
+                if isinstance(outcome, PostedTransfer)
+            ],
+        )
+        if fields:
+            tasks.update(**fields)
+        return sorted(tasks, key=lambda task: task.id)
+
+
+def make_account(ledger_id: UUID, **fields: Any) -> Account:
+    """An empty account in US dollars."""
+    account = account_create(
+        ledger_id=ledger_id,
+        request=AccountRequest(currency="USD", owner_name="Somebody", **fields),
     )
-    found = OutboxTask.objects.filter(ledger_id=ledger_id, id__in=ids)
-    return sorted(found, key=lambda task: task.id)
+    assert isinstance(account, Account), account
+    return account
 
 
 def make_attempt(task: OutboxTask, *, number: int = 1, action: str = "send") -> UUID:

@@ -14,7 +14,6 @@ from outbox.providers.base import (
     ProviderResult,
 )
 from payflow.db import require_transaction
-from payflow.ids import new_id
 
 
 def nothing(*_: object) -> None:
@@ -23,7 +22,10 @@ def nothing(*_: object) -> None:
 
 @dataclass
 class RecordingHandler(PayoutTaskHandler):
-    """Remembers what it booked; ``hook`` runs in the finishing transaction."""
+    """Remembers what it booked; ``hook`` runs in the finishing transaction.
+
+    It posts nothing: the transfer that made the task stands in for the completion.
+    """
 
     hook: Callable[[OutboxTask], None] = nothing
     settled: list[UUID] = field(default_factory=list)
@@ -33,13 +35,13 @@ class RecordingHandler(PayoutTaskHandler):
         require_transaction()
         self.hook(task)
         self.settled.append(task.id)
-        return new_id()
+        return task.transfer_id
 
     def reject(self, *, task: OutboxTask, reason: str) -> UUID:
         require_transaction()
         self.hook(task)
         self.rejected.append((task.id, reason))
-        return new_id()
+        return task.transfer_id
 
 
 class ScriptedProvider:

@@ -320,7 +320,7 @@ def test_a_payout_dies_of_age(
     task = make_task(
         ledger_id=ledger_id,
         delivery=delivery,
-        created_at=Now() - timedelta(seconds=age_seconds),
+        retried_at=Now() - timedelta(seconds=age_seconds),
     )
 
     make_dispatcher(ScriptedProvider([answer])).drain(ledger_id=ledger_id)
@@ -358,7 +358,7 @@ def test_a_dead_payout_is_taken_up_again_by_inquiry(ledger_id: UUID) -> None:
 def test_the_age_of_a_payout_taken_up_again_starts_anew(ledger_id: UUID) -> None:
     task = make_task(
         ledger_id=ledger_id,
-        created_at=Now() - timedelta(days=30),
+        retried_at=Now() - timedelta(days=30),
         state="dead",
         finished_at=Now(),
     )
@@ -535,7 +535,7 @@ def test_a_lease_that_ran_out_is_taken_over_and_the_stale_finisher_refused(
 
 
 def test_a_stale_finishers_writes_are_rolled_back(ledger_id: UUID) -> None:
-    witness = make_task(ledger_id=ledger_id, kind="transfer.posted", posting_number=0)
+    witness = make_task(ledger_id=ledger_id, kind="transfer.posted")
 
     def overtaken() -> str:
         make_due(task)
@@ -738,7 +738,9 @@ def test_a_payout_cancelled_after_the_claim_is_not_sent(ledger_id: UUID) -> None
 
     with transaction.atomic():
         cancelled = task_cancel_unsent(
-            ledger_id=ledger_id, task_id=task.id, completion_transfer_id=new_id()
+            ledger_id=ledger_id,
+            task_id=task.id,
+            completion_transfer_id=task.transfer_id,
         )
     dispatcher.work(leased, RecordingHandler())
 
@@ -760,7 +762,9 @@ def test_a_payout_is_cancelled_or_begun_and_never_both(ledger_id: UUID) -> None:
     )
     with transaction.atomic():
         cancelled = task_cancel_unsent(
-            ledger_id=ledger_id, task_id=task.id, completion_transfer_id=new_id()
+            ledger_id=ledger_id,
+            task_id=task.id,
+            completion_transfer_id=task.transfer_id,
         )
         # The dispatcher now waits for this row, or comes later; both end the same.
         worker.start()
@@ -780,7 +784,7 @@ def test_a_payout_that_is_being_sent_is_not_cancelled(ledger_id: UUID) -> None:
                 task_cancel_unsent(
                     ledger_id=ledger_id,
                     task_id=task.id,
-                    completion_transfer_id=new_id(),
+                    completion_transfer_id=task.transfer_id,
                 )
             )
         return "settled"
@@ -849,7 +853,6 @@ def test_two_thousand_posted_transfers_are_done_in_a_few_statements(
         ledger_id=ledger_id,
         count=2_000,
         kind=TaskKind.TRANSFER_POSTED,
-        posting_number=0,
     )
     dispatcher = make_dispatcher(ScriptedProvider([]))
 
@@ -873,9 +876,7 @@ def test_posted_transfers_go_before_payouts_so_that_no_bank_delays_them(
         return "settled"
 
     make_task(ledger_id=ledger_id)
-    posted = make_task(
-        ledger_id=ledger_id, kind=TaskKind.TRANSFER_POSTED, posting_number=0
-    )
+    posted = make_task(ledger_id=ledger_id, kind=TaskKind.TRANSFER_POSTED)
 
     make_dispatcher(ScriptedProvider([look])).drain(ledger_id=ledger_id)
 
@@ -908,7 +909,7 @@ def test_every_statement_that_locks_or_joins_names_the_ledger(
         if refuse:
             raise refuse.pop()
 
-    make_task(ledger_id=ledger_id, kind=TaskKind.TRANSFER_POSTED, posting_number=0)
+    make_task(ledger_id=ledger_id, kind=TaskKind.TRANSFER_POSTED)
     task = make_task(ledger_id=ledger_id)
     provider = ScriptedProvider(["unknown", "not_found", "accepted", "rejected"])
     dispatcher = make_dispatcher(provider, RecordingHandler(refuse_once))

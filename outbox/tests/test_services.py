@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 from django.db import transaction
+from django.db.models import F
 from django.db.models.functions import Now
 
 from outbox.services import task_cancel_unsent, task_lock_unsent, task_retry
@@ -21,7 +22,8 @@ ATTEMPTED: dict[str, Any] = {"attempt_count": 1}
 def test_a_payout_that_was_never_attempted_can_be_cancelled(
     ledger_id: UUID, fields: dict[str, Any]
 ) -> None:
-    task, reversal_id = make_task(ledger_id=ledger_id, **fields), new_id()
+    task = make_task(ledger_id=ledger_id, **fields)
+    reversal_id = task.transfer_id  # any transfer will do
 
     unsent = task_lock_unsent(ledger_id=ledger_id, task_id=task.id)
     cancelled = task_cancel_unsent(
@@ -51,7 +53,7 @@ def test_a_payout_that_was_never_attempted_can_be_cancelled(
             **ENDED,
             "state": "done",
             "delivery": "settled",
-            "completion_transfer_id": new_id(),
+            "completion_transfer_id": F("transfer_id"),
         },
     ],
 )
@@ -62,7 +64,7 @@ def test_a_payout_that_may_have_been_sent_cannot_be_cancelled(
 
     unsent = task_lock_unsent(ledger_id=ledger_id, task_id=task.id)
     cancelled = task_cancel_unsent(
-        ledger_id=ledger_id, task_id=task.id, completion_transfer_id=new_id()
+        ledger_id=ledger_id, task_id=task.id, completion_transfer_id=task.transfer_id
     )
 
     assert not unsent
@@ -76,7 +78,7 @@ def test_a_task_of_another_ledger_is_not_found(ledger_id: UUID) -> None:
 
     unsent = task_lock_unsent(ledger_id=new_id(), task_id=task.id)
     cancelled = task_cancel_unsent(
-        ledger_id=new_id(), task_id=task.id, completion_transfer_id=new_id()
+        ledger_id=new_id(), task_id=task.id, completion_transfer_id=task.transfer_id
     )
 
     assert not unsent
@@ -114,7 +116,11 @@ def test_a_stuck_task_is_taken_up_again_with_what_is_known_of_it(
 @pytest.mark.django_db
 @pytest.mark.parametrize(
     "fields",
-    [{}, LEASED, {**ENDED, "state": "cancelled", "completion_transfer_id": new_id()}],
+    [
+        {},
+        LEASED,
+        {**ENDED, "state": "cancelled", "completion_transfer_id": F("transfer_id")},
+    ],
 )
 def test_a_task_that_is_not_stuck_is_not_taken_up_again(
     ledger_id: UUID, fields: dict[str, Any]
@@ -148,7 +154,9 @@ def test_a_cancellation_that_is_rolled_back_leaves_the_payout_to_be_sent(
 
     with transaction.atomic():
         task_cancel_unsent(
-            ledger_id=ledger_id, task_id=task.id, completion_transfer_id=new_id()
+            ledger_id=ledger_id,
+            task_id=task.id,
+            completion_transfer_id=task.transfer_id,
         )
         transaction.set_rollback(True)
 
