@@ -258,7 +258,8 @@ def _deadline(seconds: float, connected: list[socket]) -> Iterator[None]:
     def cut() -> None:
         for end in reversed(connected):
             try:
-                end.shutdown(SHUT_RDWR)
+                # Not SSLSocket's own, which takes the TLS state from under the reader.
+                socket.shutdown(end, SHUT_RDWR)
             except OSError:
                 continue  # closed, or detached into its TLS successor
             return
