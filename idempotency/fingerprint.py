@@ -37,9 +37,7 @@ def request_digests(
     return digests
 
 
-def differing_fields(
-    first: Mapping[str, str], second: Mapping[str, str]
-) -> list[str]:
+def differing_fields(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
     """The parts, by name, in which two requests differ; empty if they are the same."""
     names = first.keys() | second.keys()
     return sorted(name for name in names if first.get(name) != second.get(name))

@@ -139,8 +139,10 @@ class KeyClaim:
                 "idempotency_outcome_expired",
                 "This key was refused once; the details are no longer stored.",
             )
-        resource = rebuild(ledger_id=self._ledger_id, resource_id=resource_id)
+        resource, location = rebuild(ledger_id=self._ledger_id, resource_id=resource_id)
         headers = {"Content-Type": "application/json"}
+        if status == 201:
+            headers["Location"] = location
         return Rendered(status, to_json(resource), headers, kind, resource_id, True)
 
     def store(self, rendered: Rendered) -> None:
@@ -191,7 +193,7 @@ def _from_json(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
-def _rebuilders() -> dict[str, Callable[..., dict[str, Any]]]:
+def _rebuilders() -> dict[str, Callable[..., tuple[dict[str, Any], str]]]:
     return {
         kind: import_string(path)
         for kind, path in settings.IDEMPOTENCY_REBUILDERS.items()

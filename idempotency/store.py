@@ -120,7 +120,9 @@ def current_epoch() -> str:
     return _epoch[0]
 
 
-def claim_or_find(*, ledger_id: UUID, client_id: UUID, key: str) -> Finished | Mark | None:
+def claim_or_find(
+    *, ledger_id: UUID, client_id: UUID, key: str
+) -> Finished | Mark | None:
     """Claims a key or finds what is there, in one round trip.
 
     Returns:

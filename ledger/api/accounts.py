@@ -1,6 +1,7 @@
 """``/v1/accounts`` and what lies under it."""
 
 from typing import Any, ClassVar
+from uuid import UUID
 
 from django.http import HttpResponse
 from rest_framework.request import Request
@@ -134,6 +135,9 @@ def _missing() -> ProblemError:
     return ProblemError("account_not_found", _MISSING)
 
 
-def account_rebuild(*, ledger_id: Any, resource_id: Any) -> dict[str, Any]:
-    """An account's resource, for a key whose stored response was purged."""
-    return account_json(account_get(ledger_id=ledger_id, account_id=resource_id))
+def account_rebuild(
+    *, ledger_id: UUID, resource_id: UUID
+) -> tuple[dict[str, Any], str]:
+    """Resource and path of an account, for a key whose stored response was purged."""
+    resource = account_json(account_get(ledger_id=ledger_id, account_id=resource_id))
+    return resource, LOCATION.format(id=resource_id)

@@ -16,7 +16,10 @@ class MeView(ApiView):
         ledger = Ledger.objects.get(id=principal.ledger_id)
         return Response(
             {
-                "client": {"id": str(principal.client_id), "name": principal.client_name},
+                "client": {
+                    "id": str(principal.client_id),
+                    "name": principal.client_name,
+                },
                 "key_id": str(principal.key_id) if principal.key_id else None,
                 "ledger": {
                     "id": str(ledger.id),

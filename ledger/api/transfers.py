@@ -1,6 +1,7 @@
 """``/transfer`` and ``/v1/transfers``."""
 
 from typing import Any, ClassVar
+from uuid import UUID
 
 from django.http import HttpResponse
 from rest_framework.request import Request
@@ -88,6 +89,9 @@ class TransferView(ApiView):
         return Response(transfer_json(transfer))
 
 
-def transfer_rebuild(*, ledger_id: Any, resource_id: Any) -> dict[str, Any]:
-    """A transfer's resource, for a key whose stored response was purged."""
-    return transfer_json(transfer_get(ledger_id=ledger_id, transfer_id=resource_id))
+def transfer_rebuild(
+    *, ledger_id: UUID, resource_id: UUID
+) -> tuple[dict[str, Any], str]:
+    """Resource and path of a transfer, for a key whose stored response was purged."""
+    resource = transfer_json(transfer_get(ledger_id=ledger_id, transfer_id=resource_id))
+    return resource, LOCATION.format(id=resource_id)

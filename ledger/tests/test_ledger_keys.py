@@ -1,0 +1,239 @@
+"""Every key and every statement stays inside one ledger.
+
+One test reads PostgreSQL's catalogue, the other all SQL that the flows of PayFlow send.
+"""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from ledger.audit import audit_run
+from ledger.services.integrity import integrity_refresh
+from ledger.services.payouts import PayoutHandler
+from ledger.tests.factories import AccountFactory, LedgerFactory, move
+from outbox.handlers import NoEndpointHandler
+from outbox.models import OutboxTask
+from outbox.services import task_cancel_unsent, task_lock_unsent, task_retry
+from payflow.ids import new_id
+
+pytestmark = pytest.mark.django_db
+
+#: Tables that belong to a ledger; the ledger itself is known by its id.
+OWNED = {
+    "ledger_api_client",
+    "ledger_api_key",
+    "ledger_account",
+    "ledger_transfer",
+    "ledger_entry",
+    "ledger_change",
+    "outbox_task",
+    "outbox_attempt",
+    "outbox_attempt_outcome",
+    "idempotency_key",
+}
+#: Tables of the whole installation.
+COMMON = {"ledger_ledger", "ledger_audit_run", "ledger_integrity_status"}
+
+
+def rows(sql: str) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchall()
+
+
+def test_every_table_is_known_to_belong_to_a_ledger_or_to_all():
+    found = {
+        name
+        for (name,) in rows(
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+            " AND tablename ~ '^(ledger|outbox|idempotency)_'"
+        )
+    }
+
+    assert found == OWNED | COMMON
+
+
+def test_every_unique_index_of_a_ledgers_table_starts_with_ledger_id():
+    indexes = rows(
+        """
+        SELECT c.relname, i.indexrelid::regclass::text, a.attname
+        FROM pg_index i
+        JOIN pg_class c ON c.oid = i.indrelid
+        JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'public'
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
+        WHERE i.indisunique
+        """
+    )
+    wrong = [
+        (index, column)
+        for table, index, column in indexes
+        if table in OWNED and column != "ledger_id"
+    ]
+
+    assert wrong == []
+    assert {table for table, *_ in indexes} >= OWNED
+
+
+def test_every_primary_key_is_ledger_id_and_id():
+    keys = dict(
+        rows(
+            """
+            SELECT c.conrelid::regclass::text, string_agg(a.attname, ','
+                ORDER BY array_position(c.conkey, a.attnum))
+            FROM pg_constraint c
+            JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
+            WHERE c.contype = 'p' GROUP BY c.oid, c.conrelid
+            """
+        )
+    )
+
+    assert {keys[table] for table in OWNED} == {"ledger_id,id"}
+
+
+def test_every_foreign_key_between_them_carries_ledger_id():
+    keys = rows(
+        """
+        SELECT c.conname, c.conrelid::regclass::text, c.confrelid::regclass::text,
+            array_agg(a.attname), array_agg(f.attname)
+        FROM pg_constraint c
+        CROSS JOIN LATERAL unnest(c.conkey, c.confkey) AS k (own, other)
+        JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.own
+        JOIN pg_attribute f ON f.attrelid = c.confrelid AND f.attnum = k.other
+        WHERE c.contype = 'f' GROUP BY c.oid, c.conname, c.conrelid, c.confrelid
+        """
+    )
+    owned = [key for key in keys if key[1] in OWNED]
+    wrong = [
+        name
+        for name, _, target, own, other in owned
+        if ("ledger_id", "id" if target == "ledger_ledger" else "ledger_id")
+        not in set(zip(own, other, strict=True))
+    ]
+
+    assert wrong == []
+    assert len(owned) >= 10
+
+
+def violations(sql: str) -> list[str]:
+    """What in a statement reaches across ledgers."""
+    text = re.sub(r"\s+", " ", sql.replace('"', ""))
+    names = "|".join(sorted(OWNED))
+    found = []
+    for match in re.finditer(
+        rf"\bJOIN (?:{names})\b.*?\bON\b(.*?)(?=\bJOIN\b|\bWHERE\b|\bORDER\b|\bGROUP\b|$)",
+        text,
+    ):
+        if "ledger_id" not in match.group(1):
+            found.append(f"JOIN without ledger_id: {match.group(0)}")
+    for match in re.finditer(rf"\b(UPDATE|DELETE FROM) (?:{names})\b(.*)", text):
+        condition = match.group(2).partition("WHERE")[2]
+        if "ledger_id" not in condition:
+            found.append(f"{match.group(1)} without ledger_id: {text}")
+    if re.search(r"\bFOR (NO KEY )?UPDATE\b", text) and re.search(names, text):
+        before = text.partition("FOR ")[0]
+        if "ledger_id" not in before.partition("WHERE")[2]:
+            found.append(f"FOR UPDATE without ledger_id: {text}")
+    return found
+
+
+def test_the_check_itself_sees_a_statement_that_reaches_across_ledgers():
+    for sql in (
+        'SELECT * FROM "ledger_entry" INNER JOIN "ledger_account" ON'
+        ' ("ledger_entry"."account_id" = "ledger_account"."id")',
+        "UPDATE ledger_account SET version = 1 WHERE id = 'x'",
+        "DELETE FROM outbox_task WHERE id = 'x'",
+        "SELECT 1 FROM ledger_account WHERE id = 'x' FOR UPDATE",
+    ):
+        assert violations(sql), sql
+
+
+def test_no_statement_of_any_flow_reaches_across_ledgers(admin_client, settings):
+    from ledger.services.clients import api_key_create
+    from ledger.tests.factories import ApiClientFactory
+
+    ledger = LedgerFactory()
+    http = Client()
+    with CaptureQueriesContext(connection) as queries:
+        token = api_key_create(client=ApiClientFactory(ledger=ledger))
+        headers = {"Authorization": f"Bearer {token}"}
+        source = AccountFactory(ledger=ledger, balance=10_000)
+        payout = AccountFactory(ledger=ledger, payout_destination="iban")
+        transfer = {
+            "from_account_id": str(source.id),
+            "to_account_id": str(payout.id),
+            "amount": 10,
+            "reference": "r",
+        }
+        for _ in range(2):
+            made = http.post(
+                "/v1/transfers",
+                json.dumps(transfer),
+                content_type="application/json",
+                headers={**headers, "Idempotency-Key": f"key-{ledger.id}"},
+            )
+            assert made.status_code == 201
+        for path in (
+            "me",
+            "transfers",
+            f"transfers/{made.json()['id']}",
+            "accounts",
+            f"accounts/{source.id}",
+            f"accounts/{source.id}/entries",
+        ):
+            assert http.get(f"/v1/{path}", headers=headers).status_code == 200
+        changed = http.patch(
+            f"/v1/accounts/{source.id}",
+            '{"code": "1"}',
+            content_type="application/json",
+            headers=headers,
+        )
+        assert changed.status_code == 200
+        # Payouts: settled, rejected, cancelled.
+        more = [move(source, payout, 5) for _ in range(2)]
+        tasks = OutboxTask.objects.filter(ledger_id=ledger.id, kind="payout")
+        first, second, third = tasks.order_by("id")
+        PayoutHandler().settle(task=first)
+        PayoutHandler().reject(task=second, reason="no")
+        assert task_lock_unsent(ledger_id=ledger.id, task_id=third.id)
+        task_cancel_unsent(
+            ledger_id=ledger.id, task_id=third.id, completion_transfer_id=more[0].id
+        )
+        task_retry(ledger_id=ledger.id, task_id=third.id)
+        NoEndpointHandler().finish_due(
+            ledger_id=ledger.id, kind="transfer.posted", limit=100
+        )
+        integrity_refresh()
+        for page in (
+            "ledger/account/",
+            f"ledger/account/{source.id}/change/",
+            "ledger/transfer/",
+            f"ledger/transfer/{made.json()['id']}/change/",
+            "ledger/entry/",
+            "ledger/apiclient/",
+            "outbox/outboxtask/",
+            f"outbox/outboxtask/{first.id}/change/",
+            "idempotency/idempotencykey/",
+        ):
+            response = admin_client.get(
+                f"/admin/{page}?ledger={ledger.id}", follow=True
+            )
+            assert response.status_code == 200, page
+
+    assert len(queries) > 60
+    assert [v for q in queries for v in violations(q["sql"])] == []
+
+
+def test_no_statement_of_the_audit_reaches_across_ledgers():
+    account = AccountFactory(balance=5)
+    assert account.ledger_id != new_id()
+
+    with CaptureQueriesContext(connection) as queries:
+        audit_run(ledger_id=account.ledger_id)
+
+    assert len(queries) > 5
+    assert [v for q in queries for v in violations(q["sql"])] == []
