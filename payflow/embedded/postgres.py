@@ -344,12 +344,14 @@ def make_system_directory() -> Path:
 def _make_system_user() -> None:
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     useradd = shutil.which("useradd", path=path)
-    command = [useradd, "--system", "--user-group", "--no-create-home"]
     if useradd is None:
         problem = "there is no useradd program"
     else:
         result = subprocess.run(
-            [*command, "--home-dir", "/", "--shell", "/bin/false", SYSTEM_USER],
+            [
+                *(useradd, "--system", "--user-group", "--no-create-home"),
+                *("--home-dir", "/", "--shell", "/bin/false", SYSTEM_USER),
+            ],
             capture_output=True,
             text=True,
             check=False,
