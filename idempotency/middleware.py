@@ -14,7 +14,7 @@ from idempotency import store
 from idempotency.fingerprint import differing_fields, request_digests
 from idempotency.services import KeyClaim, reused_problem
 from payflow.api.parsing import request_json
-from payflow.api.rendering import http_response, problem_response
+from payflow.api.rendering import http_response, problem_error_response
 from payflow.errors import ProblemError
 
 #: Both names mean the same: the IETF draft's, and the older one.
@@ -47,9 +47,7 @@ class IdempotencyMiddleware:
         try:
             return self._claim(request, operation, is_required, kwargs)
         except ProblemError as error:
-            return problem_response(
-                error.problem, retry_after_seconds=error.retry_after_seconds
-            )
+            return problem_error_response(error)
 
     def _claim(
         self,

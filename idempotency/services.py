@@ -18,7 +18,6 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection
 from django.utils.module_loading import import_string
-from psycopg.types.json import Jsonb
 
 from idempotency import store
 from idempotency.fingerprint import differing_fields
@@ -43,7 +42,7 @@ _STORE = """
 INSERT INTO idempotency_key (
     ledger_id, id, client_id, key, operation, digests, status, resource_type,
     resource_id, response_headers, response_body)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+VALUES (%s, %s, %s, %s, %s, %s::jsonb, %s, %s, %s, %s::jsonb, %s)
 ON CONFLICT (ledger_id, client_id, key) DO NOTHING
 """
 
@@ -52,7 +51,7 @@ UPDATE idempotency_key SET response_headers = NULL, response_body = NULL,
     purged_at = clock_timestamp()
 WHERE (ledger_id, id) IN (
     SELECT ledger_id, id FROM idempotency_key
-    WHERE purged_at IS NULL AND created_at < clock_timestamp() - %s::interval
+    WHERE purged_at IS NULL AND created_at < clock_timestamp() - make_interval(secs => %s)
     ORDER BY created_at LIMIT %s FOR UPDATE SKIP LOCKED)
 """
 
@@ -160,11 +159,11 @@ class KeyClaim:
                     self._client_id,
                     self.key,
                     self._operation,
-                    Jsonb(dict(self._digests)),
+                    json.dumps(dict(self._digests)),
                     rendered.status,
                     rendered.resource_type,
                     rendered.resource_id,
-                    Jsonb(dict(rendered.headers)),
+                    json.dumps(dict(rendered.headers)),
                     rendered.body,
                 ],
             )
@@ -214,5 +213,5 @@ def responses_purge(*, older_than: timedelta) -> int:
     """
     require_transaction()
     with connection.cursor() as cursor:
-        cursor.execute(_PURGE, [older_than, PURGE_BATCH])
-        return cursor.rowcount
+        cursor.execute(_PURGE, [older_than.total_seconds(), PURGE_BATCH])
+        return int(cursor.rowcount)

@@ -91,13 +91,25 @@ class _Breaker:
 
 
 breaker = _Breaker()
-_epoch: tuple[str, float] | None = None
+
+
+class _KnownEpoch:
+    """The epoch that this process believes, and since when (monotonic seconds)."""
+
+    def __init__(self) -> None:
+        self.value: str | None = None
+        self.asked_at = 0.0
+
+    def is_fresh(self) -> bool:
+        return time.monotonic() - self.asked_at < EPOCH_SECONDS
+
+
+_known = _KnownEpoch()
 
 
 @receiver(connection_created)
 def _forget_epoch(**_kwargs: Any) -> None:
-    global _epoch
-    _epoch = None
+    _known.value = None
 
 
 def current_epoch() -> str:
@@ -106,9 +118,8 @@ def current_epoch() -> str:
     Raises:
         DatabaseError: PostgreSQL cannot be asked.
     """
-    global _epoch
-    if _epoch is not None and time.monotonic() - _epoch[1] < EPOCH_SECONDS:
-        return _epoch[0]
+    if (value := _known.value) is not None and _known.is_fresh():
+        return value
     asked_at = time.monotonic()
     with connection.cursor() as cursor:
         cursor.execute(
@@ -116,8 +127,9 @@ def current_epoch() -> str:
             " extract(epoch FROM pg_postmaster_start_time())"
         )
         system, started = cursor.fetchone()
-    _epoch = (f"{system:x}-{int(started * 1_000_000):x}", asked_at)
-    return _epoch[0]
+    value = f"{system:x}-{int(started * 1_000_000):x}"
+    _known.value, _known.asked_at = value, asked_at
+    return value
 
 
 def claim_or_find(
@@ -150,7 +162,7 @@ def claim_or_find(
 
 
 def publish(mark: Mark, *, digests: Mapping[str, str], rendered: Rendered) -> None:
-    """Puts a committed outcome where the mark was; it is the truth, whoever wrote it."""
+    """Puts a committed outcome where the mark was: the truth, whoever wrote it."""
     if len(rendered.body) > MAX_CACHED_BYTES:
         release(mark)
         return

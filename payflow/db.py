@@ -14,7 +14,13 @@ from typing import Any, TypeVar
 import psycopg
 import structlog
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.db import (
+    DatabaseError,
+    IntegrityError,
+    InterfaceError,
+    connection,
+    transaction,
+)
 from django.db.backends.signals import connection_created
 from django.dispatch import receiver
 
@@ -70,7 +76,7 @@ def retry_on_conflict(work: Callable[[], T]) -> T:
     for attempt in range(MAX_CONFLICT_RETRIES + 1):
         try:
             return work()
-        except DatabaseError as error:
+        except (DatabaseError, InterfaceError) as error:
             if _is_conflict(error) and attempt < MAX_CONFLICT_RETRIES:
                 log.info("transaction_conflict_retried", attempt=attempt + 1)
                 ceiling = min(MAX_CONFLICT_PAUSE_SECONDS, 0.01 * 2**attempt)
@@ -80,7 +86,7 @@ def retry_on_conflict(work: Callable[[], T]) -> T:
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def problem_of(error: DatabaseError) -> Exception:
+def problem_of(error: DatabaseError | InterfaceError) -> Exception:
     """The problem that a database error means, or the error itself if it means none."""
     cause = error.__cause__
     if isinstance(error, IntegrityError):
@@ -98,15 +104,19 @@ def problem_of(error: DatabaseError) -> Exception:
             "The accounts are in use by other requests; nothing was changed.",
             retry_after_seconds=1,
         )
-    if isinstance(
-        cause,
-        psycopg.errors.AdminShutdown
-        | psycopg.errors.CannotConnectNow
-        | psycopg.errors.CrashShutdown
-        | psycopg.errors.TooManyConnections
-        | psycopg.errors.IdleInTransactionSessionTimeout
-        | psycopg.errors.ReadOnlySqlTransaction,
-    ) or (isinstance(cause, psycopg.OperationalError) and cause.sqlstate is None):
+    if (
+        isinstance(error, InterfaceError)
+        or isinstance(
+            cause,
+            psycopg.errors.AdminShutdown
+            | psycopg.errors.CannotConnectNow
+            | psycopg.errors.CrashShutdown
+            | psycopg.errors.TooManyConnections
+            | psycopg.errors.IdleInTransactionSessionTimeout
+            | psycopg.errors.ReadOnlySqlTransaction,
+        )
+        or (isinstance(cause, psycopg.OperationalError) and cause.sqlstate is None)
+    ):
         log.error("database_unavailable", error=type(cause).__name__)
         return ProblemError(
             "database_unavailable",
@@ -122,7 +132,7 @@ def constraint_name(error: BaseException) -> str | None:
     return cause.diag.constraint_name if isinstance(cause, psycopg.Error) else None
 
 
-def _is_conflict(error: DatabaseError) -> bool:
+def _is_conflict(error: BaseException) -> bool:
     return isinstance(
         error.__cause__,
         psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure,

@@ -1,5 +1,7 @@
 """``/livez`` and ``/readyz``, for what restarts processes and what balances load."""
 
+from typing import Any
+
 import structlog
 from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
@@ -27,7 +29,7 @@ def readyz(request: HttpRequest) -> HttpResponse:
     except DatabaseError as error:
         log.error("database_unavailable", error=type(error).__name__)
         reasons = ["PostgreSQL does not answer"]
-    document = {
+    document: dict[str, Any] = {
         "status": "not ready" if reasons else "ready",
         "valkey": _valkey_state(),
     }

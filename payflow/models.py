@@ -1,1 +1,1 @@
-"""The kernel has no tables; Django tells only apps with a models module of a migrate."""
+"""No tables: Django tells only apps with a models module that it has migrated."""

@@ -24,7 +24,9 @@ def apply_grants(*, using: str, **_kwargs: Any) -> None:
     """
     connection = connections[using]
     with connection.cursor() as cursor:
-        cursor.execute("SELECT to_regclass('idempotency_key'), to_regclass('ledger_entry')")
+        cursor.execute(
+            "SELECT to_regclass('idempotency_key'), to_regclass('ledger_entry')"
+        )
         if None in cursor.fetchone():
             # Migrated backwards, or only in part: there is nothing to grant on.
             return

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from django.db import migrations
+from django.db.migrations.operations.base import Operation
 
 
 def sql_migration(
-    module_file: str, name: str, *, state_operations: list[object] | None = None
+    module_file: str, name: str, *, state_operations: list[Operation] | None = None
 ) -> migrations.RunSQL:
     """The operation that runs ``sql/<name>_up.sql``, and ``_down.sql`` in reverse.
 

@@ -1,6 +1,6 @@
-import payflow.ids
 from django.db import migrations, models
 
+import payflow.ids
 from payflow.sql import sql_migration
 
 

@@ -69,19 +69,21 @@ def test_a_kill_after_the_commit_is_replayed_from_postgresql(shop, key, tmp_path
 
 def test_the_same_key_while_the_first_runs_is_refused_at_once(shop, key, tmp_path):
     marker = tmp_path / "running"
-    with Web(tmp_path, PAYFLOW_FAILPOINT=f"before_commit:block:{marker}") as web:
-        with ThreadPoolExecutor(1) as pool:
-            first = pool.submit(shop.send, web, idempotency_key=key)
-            wait_until(marker.exists)
+    with (
+        Web(tmp_path, PAYFLOW_FAILPOINT=f"before_commit:block:{marker}") as web,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        first = pool.submit(shop.send, web, idempotency_key=key)
+        wait_until(marker.exists)
 
-            second = shop.send(web, idempotency_key=key)
-            assert second.status_code == 409
-            assert second.json()["code"] == "idempotency_in_progress"
-            assert second.headers["Retry-After"] == "1"
-            assert not first.done()
+        second = shop.send(web, idempotency_key=key)
+        assert second.status_code == 409
+        assert second.json()["code"] == "idempotency_in_progress"
+        assert second.headers["Retry-After"] == "1"
+        assert not first.done()
 
-            marker.unlink()
-            assert first.result().status_code == 201
+        marker.unlink()
+        assert first.result().status_code == 201
 
 
 def test_twenty_identical_requests_at_once_execute_once(shop, key, web):

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from django.conf import settings
+from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import AuthenticationFailed
@@ -18,9 +19,10 @@ from rest_framework.permissions import BasePermission
 from ledger.services.clients import principal_of_client, principal_of_token
 from ledger.types import Principal
 from payflow.actors import Actor
-from payflow.api.rendering import problem_response
+from payflow.api.rendering import problem_error_response, problem_response
 from payflow.clock import now
-from payflow.errors import Problem
+from payflow.db import problem_of
+from payflow.errors import Problem, ProblemError
 
 #: The demo books' ledger and client, made by ``manage.py seed_accounts``.
 DEMO_LEDGER = "demo"
@@ -46,6 +48,11 @@ class ApiKeyMiddleware:
             request.principal = _authenticate(request)  # type: ignore[attr-defined]
         except AuthenticationFailed as error:
             return problem_response(Problem("unauthenticated", str(error.detail)))
+        except (DatabaseError, InterfaceError) as error:
+            problem = problem_of(error)
+            if not isinstance(problem, ProblemError):
+                raise
+            return problem_error_response(problem)
         return None
 
 

@@ -1,4 +1,4 @@
-"""``/health``: the books' health in one line, at the same cost however large they are."""
+"""``/health``: the books' health in one line, however large they are."""
 
 from django.http import HttpRequest, HttpResponse
 

@@ -26,7 +26,7 @@ class ApiView(APIView):
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
         """The view function, with what the middleware wants to know about it."""
-        view = super().as_view(**initkwargs)
+        view: Any = super().as_view(**initkwargs)
         view.needs_client = True
         view.operations = cls.operations
         return view

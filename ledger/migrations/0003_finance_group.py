@@ -18,8 +18,8 @@ def create_group(apps: Any, schema_editor: Any) -> None:
         config.models_module = True
         create_permissions(config, apps=apps, verbosity=0, using=alias)
         config.models_module = None
-    group, _ = apps.get_model("auth", "Group").objects.using(alias).get_or_create(
-        name=GROUP
+    group, _ = (
+        apps.get_model("auth", "Group").objects.using(alias).get_or_create(name=GROUP)
     )
     group.permissions.set(
         apps.get_model("auth", "Permission")

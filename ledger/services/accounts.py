@@ -1,5 +1,6 @@
 """Making and changing accounts. Balances are not among what can be changed."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +8,6 @@ from uuid import UUID
 
 from django.db import connection
 from django.db.models.functions import Now
-from psycopg.types.json import Jsonb
 
 from ledger.enums import AccountKind
 from ledger.locks import lock_account_row
@@ -95,7 +95,7 @@ def _insert(ledger_id: UUID, request: AccountRequest) -> Account | None:
         cursor.execute(
             "INSERT INTO ledger_account (ledger_id, id, reference, owner_name, kind,"
             " code, currency, min_balance, metadata, payout_destination)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s::jsonb, %s)"
             " ON CONFLICT (ledger_id, reference) WHERE reference IS NOT NULL"
             " DO NOTHING",
             [
@@ -107,7 +107,7 @@ def _insert(ledger_id: UUID, request: AccountRequest) -> Account | None:
                 request.code,
                 request.currency,
                 request.min_balance,
-                Jsonb(dict(request.metadata)),
+                json.dumps(dict(request.metadata)),
                 request.payout_destination,
             ],
         )

@@ -113,7 +113,7 @@ def principal_of_token(*, token: str, now: datetime) -> Principal | None:
 
 
 def principal_of_client(*, ledger_slug: str, name: str) -> Principal | None:
-    """The principal of a client by its names, for the demo stack; ``None`` if absent."""
+    """The principal of a client by names, for the demo stack; ``None`` if absent."""
     row = ApiClient.objects.filter(
         ledger__slug=ledger_slug, name=name, is_active=True
     ).first()

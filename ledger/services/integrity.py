@@ -29,7 +29,7 @@ ON CONFLICT (id) DO UPDATE SET integrity_sum = excluded.integrity_sum,
 
 @dataclass(frozen=True, slots=True)
 class Integrity:
-    """What ``/health`` says. ``integrity_sum`` is in minor units, 0 when all is well."""
+    """What ``/health`` says; ``integrity_sum`` is in minor units, 0 if all is well."""
 
     integrity_sum: int
     is_healthy: bool

@@ -122,7 +122,7 @@ def _references_in_use(
     if not wanted:
         return set()
     rows = Transfer.objects.filter(ledger_id=ledger_id, reference__in=wanted)
-    return {reference for reference in rows.values_list("reference", flat=True)}  # type: ignore[misc]
+    return {reference for (reference,) in rows.values_list("reference") if reference}
 
 
 # --- Refusals ---------------------------------------------------------------------
@@ -436,7 +436,10 @@ class _Batch:
             **_columns(
                 "a",
                 4,
-                [(a.id, a.version, a.debits_posted, a.credits_posted) for a in accounts],
+                [
+                    (a.id, a.version, a.debits_posted, a.credits_posted)
+                    for a in accounts
+                ],
             ),
         }
         with connection.cursor() as cursor:
@@ -513,4 +516,3 @@ WITH clock AS MATERIALIZED (
 )
 SELECT clock.at, (SELECT count(*) FROM accounts) FROM clock
 """
-

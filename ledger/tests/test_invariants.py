@@ -189,8 +189,8 @@ def test_what_refers_to_money_is_never_deleted(books, table, rule):
     ],
 )
 def test_the_applications_role_has_no_grant_to_change_the_books(books, statement):
+    run("SET LOCAL ROLE payflow_app")
     with pytest.raises(DatabaseError) as caught, transaction.atomic():
-        run("SET LOCAL ROLE payflow_app")
         run(statement)
 
     assert isinstance(caught.value.__cause__, psycopg.errors.InsufficientPrivilege)

@@ -125,7 +125,8 @@ def violations(sql: str) -> list[str]:
     names = "|".join(sorted(OWNED))
     found = []
     for match in re.finditer(
-        rf"\bJOIN (?:{names})\b.*?\bON\b(.*?)(?=\bJOIN\b|\bWHERE\b|\bORDER\b|\bGROUP\b|$)",
+        rf"\bJOIN (?:{names})\b.*?\bON\b(.*?)"
+        r"(?=\bJOIN\b|\bWHERE\b|\bORDER\b|\bGROUP\b|$)",
         text,
     ):
         if "ledger_id" not in match.group(1):

@@ -1,8 +1,8 @@
 import django.db.models.deletion
-import payflow.fields
-import payflow.ids
 from django.db import migrations, models
 
+import payflow.fields
+import payflow.ids
 from payflow.sql import sql_migration
 
 

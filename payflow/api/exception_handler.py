@@ -4,11 +4,11 @@ from typing import Any
 
 import structlog
 from django.core.exceptions import PermissionDenied
-from django.db import DatabaseError
+from django.db import DatabaseError, InterfaceError
 from django.http import Http404, HttpRequest, HttpResponse
 from rest_framework import exceptions
 
-from payflow.api.rendering import problem_response
+from payflow.api.rendering import problem_error_response, problem_response
 from payflow.db import problem_of
 from payflow.errors import Problem, ProblemError
 
@@ -25,12 +25,10 @@ def problem_exception_handler(exc: Exception, context: dict[str, Any]) -> HttpRe
     By the time it runs, ``execute`` has rolled back whatever was open. The body of a
     500 says nothing of the exception; the log says everything.
     """
-    if isinstance(exc, DatabaseError):
+    if isinstance(exc, DatabaseError | InterfaceError):
         exc = problem_of(exc)
     if isinstance(exc, ProblemError):
-        return problem_response(
-            exc.problem, retry_after_seconds=exc.retry_after_seconds
-        )
+        return problem_error_response(exc)
     if isinstance(exc, Http404 | exceptions.NotFound):
         return problem_response(Problem("not_found", "Nothing is found there."))
     if isinstance(exc, exceptions.NotAuthenticated | exceptions.AuthenticationFailed):

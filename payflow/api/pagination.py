@@ -29,7 +29,8 @@ def read_limit(query: Mapping[str, str]) -> int:
     text = query.get("limit")
     if text is None:
         return DEFAULT_LIMIT
-    if not (text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= MAX_LIMIT):
+    is_number = text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
+    if not (is_number and 1 <= int(text) <= MAX_LIMIT):
         raise shape_errors(
             [("limit", "out_of_range", f"An integer from 1 to {MAX_LIMIT}.")]
         )

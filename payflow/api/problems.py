@@ -60,7 +60,9 @@ PROBLEMS: dict[str, ProblemType] = {
         "Send `Authorization: Bearer <key>`; `manage.py create_api_key` makes one.",
     ),
     "permission_denied": ProblemType(
-        403, "This client may not do that", "Ask for the permission, or use another key."
+        403,
+        "This client may not do that",
+        "Ask for the permission, or use another key.",
     ),
     "not_found": ProblemType(
         404, "There is no such resource in this ledger", "Check the id and the path."
@@ -173,7 +175,7 @@ PROBLEMS: dict[str, ProblemType] = {
     "internal_error": ProblemType(
         500,
         "Something went wrong on our side",
-        "Retry with the same idempotency key; quote the `X-Request-ID` to the operator.",
+        "Retry with the same idempotency key; tell the operator the `X-Request-ID`.",
         retryable=True,
     ),
     "ledger_busy": ProblemType(

@@ -70,6 +70,13 @@ def problem_response(
     return response
 
 
+def problem_error_response(error: ProblemError) -> HttpResponse:
+    """The response of a problem that was raised."""
+    return problem_response(
+        error.problem, retry_after_seconds=error.retry_after_seconds
+    )
+
+
 def http_response(rendered: Rendered) -> HttpResponse:
     """The Django response that sends ``rendered`` byte for byte."""
     response = HttpResponse(rendered.body, status=rendered.status)

@@ -142,7 +142,7 @@ class Shape:
             self.fail(name, "too_long", f"At most {maximum} characters.")
         if not value and not empty:
             self.fail(name, "empty", "The text must not be empty.")
-        return value
+        return str(value)
 
     def choice(self, name: str, choices: Iterable[str], *, default: str) -> str:
         """One of ``choices``."""

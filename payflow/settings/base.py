@@ -154,7 +154,9 @@ CELERY_BEAT_SCHEDULE = {
 
 # --- API ----------------------------------------------------------------------
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["ledger.api.authentication.ClientAuthentication"],
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "ledger.api.authentication.ClientAuthentication"
+    ],
     "DEFAULT_PERMISSION_CLASSES": ["ledger.api.authentication.IsApiClient"],
     "DEFAULT_PARSER_CLASSES": ["payflow.api.parsing.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["payflow.api.rendering.JSONRenderer"],

@@ -1,5 +1,6 @@
 """Real processes for tests that claim something about them."""
 
+import contextlib
 import os
 import secrets
 import signal
@@ -121,10 +122,8 @@ class Process:
         try:
             return self.wait()
         finally:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._child.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
     def __enter__(self) -> Self:
         return self.start()
