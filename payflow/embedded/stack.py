@@ -198,7 +198,7 @@ class Stack:
     # --- Starting -------------------------------------------------------------
 
     def _start(self) -> None:
-        say("Starting PostgreSQL and Valkey ...")
+        say("Starting the servers ...")
         self._supervision.start()
         self._wait_until(
             self._supervision.is_ready, 10, "The process supervisor does not answer."
@@ -327,15 +327,23 @@ class Stack:
                 rank=40,
                 stop_seconds=40,  # more than its graceful timeout
             ),
-            Program(
-                name="worker",
-                title="The Celery worker",
-                command=[
-                    *(*celery, "worker", "--concurrency", "2"),
-                    *("--without-gossip", "--without-mingle"),
-                ],
-                rank=50,
-                stop_seconds=60,  # more than a task's hard time limit
+            # Two workers: a bank that does not answer must not delay anything else.
+            *(
+                Program(
+                    name=name,
+                    title=title,
+                    command=[
+                        *(*celery, "worker", "--queues", queue),
+                        *("--concurrency", concurrency, "--hostname", f"{name}@%h"),
+                        *("--without-gossip", "--without-mingle"),
+                    ],
+                    rank=50,
+                    stop_seconds=60,  # more than a task's hard time limit
+                )
+                for name, title, queue, concurrency in (
+                    ("worker", "The Celery worker", "celery", "1"),
+                    ("dispatcher", "The outbox dispatcher", "outbox", "2"),
+                )
             ),
             Program(
                 name="beat",
