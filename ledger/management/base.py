@@ -150,8 +150,10 @@ class ProgressLine:
     It is written to standard error, so that standard output stays the result.
     """
 
-    def __init__(self, label: str, total: int, *, stream: TextIO | None = None) -> None:
-        """``total`` is what the sum of all ``advance`` calls will be."""
+    def __init__(
+        self, label: str, total: int | None, *, stream: TextIO | None = None
+    ) -> None:
+        """``total`` is what ``advance`` will add up to; ``None`` if unknown."""
         self._label = label
         self._total = total
         self._done = 0
@@ -185,6 +187,5 @@ class ProgressLine:
             self._bar.update(self._task, advance=count)
         elif time.monotonic() >= self._next_line_at:
             self._next_line_at = time.monotonic() + PLAIN_LINE_SECONDS
-            print(
-                f"{self._label}: {self._done:,} of {self._total:,}", file=self._stream
-            )
+            total = "" if self._total is None else f" of {self._total:,}"
+            print(f"{self._label}: {self._done:,}{total}", file=self._stream)

@@ -1,0 +1,603 @@
+"""The audit: every invariant of the books as a query. It reports, never repairs.
+
+It trusts no constraint and no trigger, because it looks for what happened while they
+were off: that is why it also checks what a constraint makes impossible.
+
+Note [Slices]. The audit may run while transfers are posted, on books of any size. So
+it reads in slices of neighbouring keys, each in a short REPEATABLE READ snapshot of its
+own (one long snapshot would keep the dead versions of hot accounts alive, and slow
+their owners down). Everything that is compared is compared inside one snapshot, in
+which all of a transfer is there or nothing is. A slice is bounded by the rows that an
+index has between its ends, so neither a hot account nor rows that should not be there
+can make one large: a hot account's entries span several slices, which overlap by one
+entry. What is posted behind the audit's back is left to the next run.
+
+Each slice asks one question: does any row break any rule? Only if one does are the
+details read, in the same snapshot.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import connection
+from django.db.models.functions import Now
+
+from ledger.audit_queries import (
+    ACCOUNT_SLICE_END,
+    ACCOUNT_SUMS,
+    ACCOUNTS,
+    COMPLETIONS,
+    DETAILS,
+    ENTRIES,
+    ENTRY_SLICE_END,
+    ENTRY_SUMS,
+    KEY_SLICE_END,
+    KEYS,
+    LAST_VERSION,
+    LEDGER_COLUMNS,
+    LEDGERS_OF_TABLE,
+    PAYOUT_ACCOUNTS,
+    PAYOUT_POSTINGS,
+    PAYOUT_TASKS,
+    TRANSFER_SLICE_END,
+    TRANSFERS,
+    SliceBounds,
+    Sweep,
+)
+from ledger.models import AuditRun, Ledger
+from ledger.services.integrity import integrity_refresh
+from payflow.clock import now
+from payflow.db import transaction_owner
+from payflow.errors import ProblemError
+from payflow.ids import new_id
+
+#: About how many entries, and how many of any other rows, one slice reads.
+SLICE_ROWS = 50_000
+#: The most findings of one check that a report lists; all are counted.
+MAX_FINDINGS_PER_CHECK = 50
+#: What a slice's sorts and hashes may use before they go to disk.
+WORK_MEMORY = "64MB"
+
+# --- What is checked --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One invariant: a stable name, what it proves, and what rows it looks at."""
+
+    name: str
+    meaning: str
+    rows: str
+
+
+_CHECKS = (
+    Check("ledger_exists", "Every row belongs to a ledger that exists.", "ledgers"),
+    Check(
+        "account_sums_balance",
+        "Per ledger and currency, the accounts' debits equal their credits.",
+        "accounts",
+    ),
+    Check(
+        "entry_sums_balance",
+        "Per ledger and currency, the entries' debits equal their credits.",
+        "entries by transfer",
+    ),
+    Check(
+        "account_counters_equal_last_entry",
+        "An account's counters, version and last time are those of its last entry.",
+        "accounts",
+    ),
+    Check(
+        "account_pending_equals_holds",
+        "An account's pending counters equal its active holds (there are none yet).",
+        "accounts",
+    ),
+    Check("account_closed_is_empty", "A closed account is empty.", "accounts"),
+    Check(
+        "payout_balance_is_in_flight",
+        "A payout account's balance is the sum of its payouts in flight.",
+        "accounts",
+    ),
+    Check("entry_has_account", "Every entry's account exists.", "entries"),
+    Check(
+        "entry_repeats_currency_of_account",
+        "An entry is in its account's currency.",
+        "entries",
+    ),
+    Check(
+        "entry_versions_have_no_gaps",
+        "An account's entries are numbered 1, 2, 3 and so on.",
+        "entries",
+    ),
+    Check(
+        "entry_totals_follow_previous",
+        "An entry's running totals are the previous entry's and its amount.",
+        "entries",
+    ),
+    Check(
+        "entry_time_does_not_decrease",
+        "Along an account's entries the recording time does not decrease.",
+        "entries",
+    ),
+    Check("entry_has_transfer", "Every entry's transfer exists.", "transfers"),
+    Check("transfer_has_entries", "Every transfer has entries.", "transfers"),
+    Check(
+        "transfer_entries_are_its_postings",
+        "A transfer's entries are its postings 1, 2, 3 and so on, each one debit and"
+        " one credit of one amount and currency on two accounts.",
+        "transfers",
+    ),
+    Check(
+        "entry_repeats_times_of_transfer",
+        "Entries have the times of their transfer.",
+        "transfers",
+    ),
+    Check(
+        "transfer_reverses_existing",
+        "A transfer that reverses another names one that exists.",
+        "transfers",
+    ),
+    Check(
+        "transfer_has_posted_task",
+        "Every transfer has exactly one transfer.posted task.",
+        "transfers",
+    ),
+    Check("task_has_transfer", "Every task's transfer exists.", "transfers"),
+    Check(
+        "payout_posting_has_task",
+        "Every posting into a payout account, and no other, has a payout task.",
+        "entries into payout accounts",
+    ),
+    Check(
+        "payout_task_matches_posting",
+        "A payout task is the only one of a posting, with its amount, currency,"
+        " account and the destination of that time.",
+        "payout tasks",
+    ),
+    Check(
+        "payout_end_has_completion",
+        "A finished payout has a completion transfer of the right kind, out of its"
+        " account, of its amount; a rejected one's goes back to where it came from.",
+        "payout tasks",
+    ),
+    Check(
+        "completion_ends_one_payout",
+        "A completion transfer ends exactly one payout.",
+        "transfers",
+    ),
+    Check(
+        "idempotency_key_has_resource",
+        "An idempotency key's transfer or account exists.",
+        "idempotency keys",
+    ),
+)
+CHECKS: Mapping[str, Check] = {check.name: check for check in _CHECKS}
+
+# --- What comes out ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One broken invariant.
+
+    Attributes:
+        check: the name in :data:`CHECKS`.
+        ledger_id: whose books.
+        ids: what to look at, for instance ``account_id``.
+        expected, actual: for people.
+        difference: minor units, at least 1, so that no two findings cancel.
+    """
+
+    check: str
+    ledger_id: UUID
+    ids: Mapping[str, Any]
+    expected: str
+    actual: str
+    difference: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The finding as JSON values; the difference as text, for it may be large."""
+        return {
+            "check": self.check,
+            "ledger_id": str(self.ledger_id),
+            "ids": dict(self.ids),
+            "expected": self.expected,
+            "actual": self.actual,
+            "difference": str(self.difference),
+        }
+
+
+@dataclass(slots=True)
+class CheckResult:
+    """What one check looked at and found; ``findings`` are the first few."""
+
+    check: Check
+    row_count: int = 0
+    finding_count: int = 0
+    difference: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """The outcome of one audit.
+
+    Attributes:
+        ledger_slug: the ledger that it was limited to, or ``None``.
+        differences: by ledger, the sum of its findings' differences, where not zero.
+    """
+
+    started_at: datetime
+    finished_at: datetime
+    ledger_slug: str | None
+    checks: Sequence[CheckResult]
+    differences: Mapping[UUID, int]
+
+    @property
+    def is_sound(self) -> bool:
+        """True if no check found anything."""
+        return self.finding_count == 0
+
+    @property
+    def finding_count(self) -> int:
+        """How many findings there are, listed or not."""
+        return sum(result.finding_count for result in self.checks)
+
+    @property
+    def difference(self) -> int:
+        """The sum of all findings' differences, in minor units."""
+        return sum(self.differences.values())
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The listed findings of all checks."""
+        return [finding for result in self.checks for finding in result.findings]
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return {
+            "is_sound": self.is_sound,
+            "ledger": self.ledger_slug,
+            "started_at": self.started_at.isoformat(),
+            "finished_at": self.finished_at.isoformat(),
+            "difference": str(self.difference),
+            "finding_count": self.finding_count,
+            "checks": [
+                {
+                    "name": result.check.name,
+                    "meaning": result.check.meaning,
+                    "rows": result.check.rows,
+                    "row_count": result.row_count,
+                    "finding_count": result.finding_count,
+                    "difference": str(result.difference),
+                    "findings": [finding.as_json() for finding in result.findings],
+                }
+                for result in self.checks
+            ],
+        }
+
+
+# --- Running it -------------------------------------------------------------------
+
+
+def audit_run(
+    *,
+    ledger_slug: str | None = None,
+    progress: Callable[[int], None] = lambda rows: None,
+    slice_rows: int = SLICE_ROWS,
+) -> AuditReport:
+    """Checks every invariant, stores the result and updates what ``/health`` says.
+
+    Inside a transaction of the caller everything is read in that one, which is for
+    small books only; otherwise each slice has its own, see Note [Slices].
+
+    Args:
+        ledger_slug: look at this ledger only. What the last run found in the others
+            then stands, so a limited run cannot make sick books look healthy.
+        progress: told, now and then, how many more rows were looked at.
+        slice_rows: about how many rows one slice reads.
+
+    Raises:
+        ProblemError: ``not_found``: there is no such ledger.
+    """
+    audit = _Audit(progress, slice_rows)
+    started_at = now()
+    audit.run(ledger_slug)
+    report = AuditReport(
+        started_at=started_at,
+        finished_at=now(),
+        ledger_slug=ledger_slug,
+        checks=tuple(audit.results.values()),
+        differences={k: v for k, v in audit.differences.items() if v},
+    )
+    with _transaction():
+        _store(report, audit.ledger_ids)
+        integrity_refresh()
+    return report
+
+
+def audit_row_estimate() -> int:
+    """About how many rows a full audit looks at, from the planner's statistics."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT sum(greatest(c.reltuples, 0) * w.weight)::bigint FROM pg_class c"
+            " JOIN (VALUES ('ledger_entry', 1), ('ledger_transfer', 1),"
+            " ('ledger_account', 1), ('idempotency_key', 1)) AS w (name, weight)"
+            " ON c.oid = w.name::regclass"
+        )
+        (rows,) = cursor.fetchone()
+    return int(rows or 0)
+
+
+def _store(report: AuditReport, ledger_ids: Sequence[UUID]) -> None:
+    """Appends the run; a limited one carries the other ledgers' findings over."""
+    differences = {str(k): str(v) for k, v in report.differences.items()}
+    findings = [finding.as_json() for finding in report.findings]
+    if report.ledger_slug is not None:
+        last = AuditRun.objects.order_by("-id").first()
+        if last is not None:
+            looked_at = {str(ledger_id) for ledger_id in ledger_ids}
+            findings += [f for f in last.findings if f["ledger_id"] not in looked_at]
+            differences |= {
+                ledger_id: difference
+                for ledger_id, difference in last.counts["differences"].items()
+                if ledger_id not in looked_at
+            }
+    AuditRun.objects.create(
+        id=new_id(),
+        started_at=report.started_at,
+        finished_at=Now(),
+        is_sound=not differences,
+        difference=sum(int(difference) for difference in differences.values()),
+        counts={
+            "ledger": report.ledger_slug,
+            "differences": differences,
+            "checks": {
+                result.check.name: {
+                    "rows": result.row_count,
+                    "findings": result.finding_count,
+                }
+                for result in report.checks
+            },
+        },
+        findings=findings,
+    )
+
+
+@contextmanager
+def _transaction() -> Iterator[None]:
+    if connection.in_atomic_block:
+        yield
+        return
+    with transaction_owner():
+        yield
+
+
+@contextmanager
+def _snapshot() -> Iterator[Any]:
+    """A cursor in a snapshot of its own, or in the caller's transaction."""
+    is_own = not connection.in_atomic_block
+    with _transaction(), connection.cursor() as cursor:
+        if is_own:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        # Compiling a slice's query costs more than running it.
+        cursor.execute(
+            "SELECT set_config('jit', 'off', true), set_config('work_mem', %s, true)",
+            [WORK_MEMORY],
+        )
+        yield cursor
+
+
+class _Audit:
+    """One run: goes through ledgers and slices and gathers what the queries say."""
+
+    def __init__(self, progress: Callable[[int], None], slice_rows: int) -> None:
+        self._progress = progress
+        self._slice_rows = slice_rows
+        self.results = {name: CheckResult(check) for name, check in CHECKS.items()}
+        self.differences: dict[UUID, int] = defaultdict(int)
+        self.ledger_ids: list[UUID] = []
+
+    def run(self, ledger_slug: str | None) -> None:
+        if ledger_slug is not None:
+            ledger = Ledger.objects.filter(slug=ledger_slug).first()
+            if ledger is None:
+                raise ProblemError("not_found", f"There is no ledger {ledger_slug!r}.")
+            self.ledger_ids = [ledger.id]
+            self.results["ledger_exists"].row_count = 1
+        else:
+            self._find_ledgers()
+        for ledger_id in self.ledger_ids:
+            self._sum_accounts(ledger_id)
+            self._walk_accounts(ledger_id)
+            self._walk_transfers(ledger_id)
+            self._walk_keys(ledger_id)
+
+    def _find_ledgers(self) -> None:
+        """All ledgers, also those that only rows without a ledger name."""
+        with _snapshot() as cursor:
+            for table, column in LEDGER_COLUMNS.items():
+                cursor.execute(LEDGERS_OF_TABLE.format(table=table, column=column))
+                for ledger_id, exists in cursor.fetchall():
+                    if ledger_id in self.ledger_ids:
+                        continue
+                    self.ledger_ids.append(ledger_id)
+                    if not exists:
+                        self._found(
+                            Finding(
+                                "ledger_exists",
+                                ledger_id,
+                                {"table": table},
+                                "a ledger",
+                                "none",
+                                1,
+                            )
+                        )
+        self.results["ledger_exists"].row_count = len(self.ledger_ids)
+
+    def _sum_accounts(self, ledger_id: UUID) -> None:
+        with _snapshot() as cursor:
+            cursor.execute(ACCOUNT_SUMS, [ledger_id])
+            for currency, accounts, debits, credits in cursor.fetchall():
+                self.results["account_sums_balance"].row_count += accounts
+                self._compare_sums(
+                    "account_sums_balance", ledger_id, currency, debits, credits
+                )
+
+    def _compare_sums(
+        self, check: str, ledger_id: UUID, currency: str, debits: int, credits: int
+    ) -> None:
+        if debits != credits:
+            self._found(
+                Finding(
+                    check,
+                    ledger_id,
+                    {"currency": currency},
+                    f"credits {debits}",
+                    f"credits {credits}",
+                    abs(int(debits) - int(credits)),
+                )
+            )
+
+    def _walk_accounts(self, ledger_id: UUID) -> None:
+        """Entries in the order of their accounts, and the accounts beside them."""
+        after: tuple[UUID, int] | None = None
+        while True:
+            with _snapshot() as cursor:
+                end = self._account_slice_end(cursor, ledger_id, after)
+                bounds = SliceBounds(
+                    ledger_id,
+                    account_after=after[0] if after else None,
+                    account_until=end[0] if end else None,
+                    entry_after=after,
+                    entry_until=end,
+                )
+                accounts = self._sweep(cursor, ACCOUNTS, bounds)
+                entries = self._sweep(cursor, ENTRIES, bounds)
+                cursor.execute(
+                    PAYOUT_ACCOUNTS.format(**bounds.sql()), bounds.parameters
+                )
+                (payout_accounts,) = cursor.fetchone()
+                if payout_accounts:
+                    bounds.parameters["payout_accounts"] = payout_accounts
+                    self._sweep(cursor, PAYOUT_POSTINGS, bounds)
+            self._progress(accounts + entries)
+            if end is None:
+                return
+            after = end
+
+    def _account_slice_end(
+        self, cursor: Any, ledger_id: UUID, after: tuple[UUID, int] | None
+    ) -> tuple[UUID, int] | None:
+        """The key up to which to read: the nearer of so many accounts or entries."""
+        bounds = SliceBounds(
+            ledger_id,
+            account_after=after[0] if after else None,
+            entry_after=after,
+        )
+        cursor.execute(
+            ENTRY_SLICE_END.format(**bounds.sql()),
+            bounds.parameters | {"offset": self._slice_rows},
+        )
+        entry_end = cursor.fetchone()
+        cursor.execute(
+            ACCOUNT_SLICE_END.format(**bounds.sql()),
+            bounds.parameters | {"offset": self._slice_rows},
+        )
+        account_end = cursor.fetchone()
+        if account_end is None:
+            return entry_end
+        account_key = (account_end[0], LAST_VERSION)
+        return min(entry_end, account_key) if entry_end else account_key
+
+    def _walk_transfers(self, ledger_id: UUID) -> None:
+        """Transfers, their entries and their tasks, in the order of transfer ids."""
+        after: UUID | None = None
+        sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        while True:
+            with _snapshot() as cursor:
+                bounds = SliceBounds(ledger_id, transfer_after=after)
+                cursor.execute(
+                    TRANSFER_SLICE_END.format(**bounds.sql()),
+                    bounds.parameters | {"offset": self._slice_rows},
+                )
+                (end,) = cursor.fetchone()
+                bounds = SliceBounds(
+                    ledger_id, transfer_after=after, transfer_until=end
+                )
+                transfers = self._sweep(cursor, TRANSFERS, bounds)
+                self._sweep(cursor, COMPLETIONS, bounds)
+                self._sweep(cursor, PAYOUT_TASKS, bounds)
+                cursor.execute(ENTRY_SUMS.format(**bounds.sql()), bounds.parameters)
+                for currency, rows, debits, credits in cursor.fetchall():
+                    self.results["entry_sums_balance"].row_count += rows
+                    sums[currency][0] += int(debits)
+                    sums[currency][1] += int(credits)
+            self._progress(transfers)
+            if end is None:
+                break
+            after = end
+        for currency, (debits, credits) in sums.items():
+            self._compare_sums(
+                "entry_sums_balance", ledger_id, currency, debits, credits
+            )
+
+    def _walk_keys(self, ledger_id: UUID) -> None:
+        after: UUID | None = None
+        while True:
+            with _snapshot() as cursor:
+                bounds = SliceBounds(ledger_id, key_after=after)
+                cursor.execute(
+                    KEY_SLICE_END.format(**bounds.sql()),
+                    bounds.parameters | {"offset": self._slice_rows},
+                )
+                (end,) = cursor.fetchone() or (None,)
+                bounds = SliceBounds(ledger_id, key_after=after, key_until=end)
+                rows = self._sweep(cursor, KEYS, bounds)
+            self._progress(rows)
+            if end is None:
+                return
+            after = end
+
+    def _sweep(self, cursor: Any, sweep: Sweep, bounds: SliceBounds) -> int:
+        """Asks one question of a slice; returns how many rows it looked at."""
+        source = sweep.source.format(**bounds.sql())
+        cursor.execute(
+            f"SELECT count(*), count(*) FILTER (WHERE {sweep.is_broken})"  # noqa: S608
+            f" FROM ({source}) AS s",
+            bounds.parameters,
+        )
+        rows, broken = cursor.fetchone()
+        for name in sweep.checks:
+            self.results[name].row_count += rows
+        if broken:
+            cursor.execute(
+                DETAILS.format(
+                    source=source, is_broken=sweep.is_broken, findings=sweep.findings
+                ),
+                bounds.parameters | {"cap": MAX_FINDINGS_PER_CHECK},
+            )
+            for check, ids, expected, actual, difference, count, total in cursor:
+                finding = Finding(
+                    check, bounds.ledger_id, ids, expected, actual, int(difference)
+                )
+                self._found(finding, count=count, total=total)
+        return int(rows)
+
+    def _found(
+        self, finding: Finding, *, count: int | None = 1, total: int | None = None
+    ) -> None:
+        """Notes a finding; ``count`` and ``total`` stand for unlisted ones with it."""
+        result = self.results[finding.check]
+        if len(result.findings) < MAX_FINDINGS_PER_CHECK:
+            result.findings.append(finding)
+        if count is not None:
+            difference = finding.difference if total is None else int(total)
+            result.finding_count += count
+            result.difference += difference
+            self.differences[finding.ledger_id] += difference

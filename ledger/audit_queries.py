@@ -1,0 +1,576 @@
+"""The audit's queries: what each check reads, and when a row breaks it.
+
+Each is a template: ``ledger.audit`` puts in the conditions that bound its slice
+(:meth:`SliceBounds.sql`), and every value is a parameter.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from outbox.enums import IN_FLIGHT_STATES
+
+#: Beyond any version: the end of an account's entries.
+LAST_VERSION = 2**63 - 1
+
+
+class SliceBounds:
+    """The ends of a slice, as SQL conditions and their parameters.
+
+    Lower ends are exclusive, upper ends inclusive, and an absent end is open, so that
+    the slices of a walk cover every key there may be, also of rows that should not be.
+    """
+
+    def __init__(self, ledger_id: UUID, **ends: Any) -> None:
+        self.ledger_id = ledger_id
+        self._ends = {name: end for name, end in ends.items() if end is not None}
+        self.parameters: dict[str, Any] = {"ledger_id": ledger_id}
+        for name, end in self._ends.items():
+            if isinstance(end, tuple):
+                self.parameters |= {name: end[0], f"{name}_version": end[1]}
+            else:
+                self.parameters[name] = end
+
+    def sql(self) -> dict[str, str]:
+        """The conditions, by the names that the queries use."""
+        return {
+            "accounts_in_slice": self._range("a.id", "account", "a"),
+            "entries_in_slice": self._range(
+                "(e.account_id, e.account_version)", "entry", "e"
+            ),
+            # With the entry before the first, which the first is compared with.
+            "entries_and_previous": self._range(
+                "(e.account_id, e.account_version)", "entry", "e", lower=">="
+            ),
+            "is_in_slice": (
+                "(s.account_id, s.account_version)"
+                " > (%(entry_after)s, %(entry_after_version)s)"
+                if "entry_after" in self._ends
+                else "true"
+            ),
+            "accounts_of_entries": self._range("a.id", "account", "a", lower=">="),
+            "transfers_in_slice": self._range("t.id", "transfer", "t"),
+            "transfer_entries_in_slice": self._range("e.transfer_id", "transfer", "e"),
+            "transfer_tasks_in_slice": self._range("k.transfer_id", "transfer", "k"),
+            "keys_in_slice": self._range("i.id", "key", "i"),
+            "in_flight_states": ", ".join(f"'{state}'" for state in IN_FLIGHT_STATES),
+        }
+
+    def _range(self, key: str, name: str, alias: str, *, lower: str = ">") -> str:
+        conditions = [f"{alias}.ledger_id = %(ledger_id)s"]
+        for end, operator in ((f"{name}_after", lower), (f"{name}_until", "<=")):
+            if end not in self._ends:
+                continue
+            value = f"%({end})s"
+            if isinstance(self._ends[end], tuple):
+                value = f"(%({end})s, %({end}_version)s)"
+            conditions.append(f"{key} {operator} {value}")
+        return " AND ".join(conditions)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """One question to a slice.
+
+    Attributes:
+        checks: the checks that it answers.
+        source: a query that has a row for each thing looked at.
+        is_broken: whether such a row breaks any of the checks.
+        findings: for a broken row, ``VALUES`` of check, whether it is broken, ids,
+            expected, actual and difference.
+    """
+
+    checks: tuple[str, ...]
+    source: str
+    is_broken: str
+    findings: str
+
+
+# The first few findings of each check; count and total come once per check and slice.
+DETAILS = """
+SELECT check_name, ids, expected, actual, difference,
+    CASE WHEN number = 1 THEN count END, CASE WHEN number = 1 THEN total END
+FROM (
+    SELECT f.check_name, f.ids, f.expected, f.actual, f.difference,
+        row_number() OVER (PARTITION BY f.check_name) AS number,
+        count(*) OVER (PARTITION BY f.check_name) AS count,
+        sum(f.difference) OVER (PARTITION BY f.check_name) AS total
+    FROM (SELECT * FROM ({source}) AS s WHERE {is_broken} OFFSET 0) AS s
+    CROSS JOIN LATERAL (VALUES {findings})
+        AS v (check_name, is_broken, ids, expected, actual, raw_difference)
+    CROSS JOIN LATERAL (
+        SELECT v.check_name, v.ids, coalesce(v.expected, 'none') AS expected,
+            coalesce(v.actual, 'none') AS actual,
+            greatest(1, abs(coalesce(v.raw_difference, 0))) AS difference) AS f
+    WHERE v.is_broken
+) AS numbered
+WHERE number <= %(cap)s
+ORDER BY check_name, number
+"""
+
+LEDGER_COLUMNS = {
+    "ledger_ledger": "id",
+    "ledger_account": "ledger_id",
+    "ledger_entry": "ledger_id",
+    "ledger_transfer": "ledger_id",
+    "outbox_task": "ledger_id",
+    "idempotency_key": "ledger_id",
+}
+# A loose index scan: from one ledger to the next, however many rows each has.
+LEDGERS_OF_TABLE = """
+WITH RECURSIVE found AS (
+    (SELECT x.{column} AS ledger_id FROM {table} x ORDER BY x.{column} LIMIT 1)
+    UNION ALL
+    SELECT (SELECT x.{column} FROM {table} x WHERE x.{column} > f.ledger_id
+            ORDER BY x.{column} LIMIT 1)
+    FROM found f WHERE f.ledger_id IS NOT NULL
+)
+SELECT f.ledger_id, l.id IS NOT NULL
+FROM found f LEFT JOIN ledger_ledger l ON l.id = f.ledger_id
+WHERE f.ledger_id IS NOT NULL
+"""
+
+ACCOUNT_SUMS = """
+SELECT currency, count(*), sum(debits_posted), sum(credits_posted)
+FROM ledger_account WHERE ledger_id = %s GROUP BY currency
+"""
+
+ENTRY_SUMS = """
+SELECT e.currency, count(*),
+    coalesce(sum(e.amount) FILTER (WHERE e.direction = 'debit'), 0),
+    coalesce(sum(e.amount) FILTER (WHERE e.direction = 'credit'), 0)
+FROM ledger_entry e WHERE {transfer_entries_in_slice} GROUP BY e.currency
+"""
+
+ACCOUNTS = Sweep(
+    checks=(
+        "account_counters_equal_last_entry",
+        "account_pending_equals_holds",
+        "account_closed_is_empty",
+        "payout_balance_is_in_flight",
+    ),
+    source="""
+        SELECT a.id, a.status, a.version, a.debits_posted, a.credits_posted,
+            a.last_entry_at, a.debits_pending, a.credits_pending,
+            a.credits_posted - a.debits_posted AS net,
+            coalesce(l.account_version, 0) AS entry_version,
+            coalesce(l.debits_after, 0) AS entry_debits,
+            coalesce(l.credits_after, 0) AS entry_credits,
+            l.created_at AS entry_at,
+            CASE WHEN a.payout_destination IS NOT NULL THEN (
+                SELECT coalesce(sum(k.amount), 0) FROM outbox_task k
+                WHERE k.ledger_id = a.ledger_id AND k.account_id = a.id
+                  AND k.state IN ({in_flight_states})) END AS in_flight
+        FROM ledger_account a
+        LEFT JOIN LATERAL (
+            SELECT e.account_version, e.debits_after, e.credits_after, e.created_at
+            FROM ledger_entry e
+            WHERE e.ledger_id = a.ledger_id AND e.account_id = a.id
+            ORDER BY e.account_version DESC LIMIT 1) AS l ON true
+        WHERE {accounts_in_slice}
+    """,
+    is_broken="""
+        version <> entry_version OR debits_posted <> entry_debits
+        OR credits_posted <> entry_credits OR last_entry_at IS DISTINCT FROM entry_at
+        OR debits_pending <> 0 OR credits_pending <> 0
+        OR (status = 'closed' AND net <> 0)
+        OR net <> in_flight
+    """,
+    findings="""
+        ('account_counters_equal_last_entry',
+            version <> entry_version OR debits_posted <> entry_debits
+            OR credits_posted <> entry_credits
+            OR last_entry_at IS DISTINCT FROM entry_at,
+            jsonb_build_object('account_id', id),
+            concat_ws(' ', 'version', entry_version, 'debits', entry_debits,
+                'credits', entry_credits, 'at', coalesce(entry_at::text, 'no time')),
+            concat_ws(' ', 'version', version, 'debits', debits_posted,
+                'credits', credits_posted, 'at',
+                coalesce(last_entry_at::text, 'no time')),
+            abs(debits_posted::numeric - entry_debits)
+                + abs(credits_posted::numeric - entry_credits)),
+        ('account_pending_equals_holds', debits_pending <> 0 OR credits_pending <> 0,
+            jsonb_build_object('account_id', id), 'debits 0 credits 0',
+            concat_ws(' ', 'debits', debits_pending, 'credits', credits_pending),
+            debits_pending::numeric + credits_pending),
+        ('account_closed_is_empty', status = 'closed' AND net <> 0,
+            jsonb_build_object('account_id', id), '0', net::text, net),
+        ('payout_balance_is_in_flight', net <> in_flight,
+            jsonb_build_object('account_id', id), in_flight::text, net::text,
+            net - in_flight)
+    """,
+)
+
+ENTRIES = Sweep(
+    checks=(
+        "entry_has_account",
+        "entry_repeats_currency_of_account",
+        "entry_versions_have_no_gaps",
+        "entry_totals_follow_previous",
+        "entry_time_does_not_decrease",
+    ),
+    source="""
+        SELECT s.*, a.currency AS account_currency, a.id AS found_account_id
+        FROM (
+            SELECT e.id, e.account_id, e.account_version, e.amount, e.currency,
+                e.debits_after, e.credits_after, e.created_at,
+                coalesce(lag(e.account_version) OVER w, 0) + 1 AS next_version,
+                coalesce(lag(e.debits_after) OVER w, 0)
+                    + CASE e.direction WHEN 'debit' THEN e.amount ELSE 0 END AS debits,
+                coalesce(lag(e.credits_after) OVER w, 0)
+                    + CASE e.direction WHEN 'credit' THEN e.amount ELSE 0 END
+                    AS credits,
+                lag(e.created_at) OVER w AS previous_at
+            FROM ledger_entry e
+            WHERE {entries_and_previous}
+            WINDOW w AS (PARTITION BY e.account_id ORDER BY e.account_version)
+        ) AS s
+        LEFT JOIN ledger_account a
+            ON a.ledger_id = %(ledger_id)s AND a.id = s.account_id
+        WHERE {is_in_slice}
+    """,
+    is_broken="""
+        account_version <> next_version OR debits_after <> debits
+        OR credits_after <> credits OR created_at < previous_at
+        OR currency IS DISTINCT FROM account_currency
+    """,
+    # Across a gap nothing can be said of the totals: the gap is the finding.
+    findings="""
+        ('entry_has_account', found_account_id IS NULL,
+            jsonb_build_object('entry_id', id, 'account_id', account_id),
+            'an account', 'none', amount::numeric),
+        ('entry_repeats_currency_of_account', currency <> account_currency,
+            jsonb_build_object('entry_id', id, 'account_id', account_id),
+            account_currency, currency, amount::numeric),
+        ('entry_versions_have_no_gaps', account_version <> next_version,
+            jsonb_build_object('entry_id', id, 'account_id', account_id),
+            next_version::text, account_version::text,
+            account_version::numeric - next_version),
+        ('entry_totals_follow_previous', account_version = next_version
+                AND (debits_after <> debits OR credits_after <> credits),
+            jsonb_build_object('entry_id', id, 'account_id', account_id,
+                'account_version', account_version),
+            concat_ws(' ', 'debits', debits, 'credits', credits),
+            concat_ws(' ', 'debits', debits_after, 'credits', credits_after),
+            abs(debits_after::numeric - debits)
+                + abs(credits_after::numeric - credits)),
+        ('entry_time_does_not_decrease', created_at < previous_at,
+            jsonb_build_object('entry_id', id, 'account_id', account_id,
+                'account_version', account_version),
+            concat_ws(' ', 'not before', previous_at), created_at::text, 1)
+    """,
+)
+
+# Accounts that are payout accounts, or were: postings into them have payout tasks.
+PAYOUT_ACCOUNTS = """
+SELECT array_agg(a.id) FROM ledger_account a
+WHERE {accounts_of_entries} AND (
+    a.payout_destination IS NOT NULL
+    OR EXISTS (
+        SELECT 1 FROM ledger_change c
+        WHERE c.ledger_id = a.ledger_id AND c.account_id = a.id
+          AND c.fields ? 'payout_destination'))
+"""
+
+# Note [Role of then]. Whether a posting went into a payout account is asked of the
+# account's history: the last change of its destination before the entry says what it
+# was from then on, else the first one after it says what it had been, else it is what
+# it is now. A change is recorded under the account's lock, as entries are, so their
+# times do not overlap. Where the values are erased only the present is known.
+PAYOUT_POSTINGS = Sweep(
+    checks=("payout_posting_has_task",),
+    source="""
+        SELECT e.id, e.account_id, e.transfer_id, e.posting_number, e.amount,
+            k.id AS task_id, k.destination AS task_destination, r.is_known,
+            r.destination
+        FROM ledger_entry e
+        JOIN ledger_account a ON a.ledger_id = e.ledger_id AND a.id = e.account_id
+        LEFT JOIN outbox_task k
+            ON k.ledger_id = e.ledger_id AND k.transfer_id = e.transfer_id
+            AND k.kind = 'payout' AND k.posting_number = e.posting_number
+        LEFT JOIN LATERAL (
+            SELECT true AS is_there, c.erased_at IS NULL AS is_readable,
+                c.new ->> 'payout_destination' AS destination
+            FROM ledger_change c
+            WHERE c.ledger_id = e.ledger_id AND c.account_id = e.account_id
+              AND c.fields ? 'payout_destination' AND c.created_at <= e.created_at
+            ORDER BY c.created_at DESC, c.id DESC LIMIT 1) AS before ON true
+        LEFT JOIN LATERAL (
+            SELECT true AS is_there, c.erased_at IS NULL AS is_readable,
+                c.old ->> 'payout_destination' AS destination
+            FROM ledger_change c
+            WHERE c.ledger_id = e.ledger_id AND c.account_id = e.account_id
+              AND c.fields ? 'payout_destination' AND c.created_at > e.created_at
+            ORDER BY c.created_at, c.id LIMIT 1) AS after ON true
+        CROSS JOIN LATERAL (
+            SELECT
+                before.is_readable IS TRUE OR after.is_readable IS TRUE
+                    OR after.is_there IS NULL AS is_known,
+                CASE WHEN before.is_readable THEN before.destination
+                    WHEN after.is_readable THEN after.destination
+                    WHEN after.is_there IS NULL THEN a.payout_destination
+                    END AS destination
+        ) AS r
+        WHERE {entries_in_slice} AND e.direction = 'credit'
+          AND e.account_id = ANY (%(payout_accounts)s)
+    """,
+    is_broken="""
+        is_known AND ((destination IS NULL) <> (task_id IS NULL)
+                      OR destination <> task_destination)
+    """,
+    findings="""
+        ('payout_posting_has_task', (destination IS NULL) <> (task_id IS NULL),
+            jsonb_build_object('account_id', account_id, 'transfer_id', transfer_id,
+                'posting_number', posting_number),
+            CASE WHEN destination IS NULL THEN 'no task' ELSE 'a payout task' END,
+            CASE WHEN task_id IS NULL THEN 'no task' ELSE 'task ' || task_id END,
+            amount::numeric),
+        ('payout_task_matches_posting', destination <> task_destination,
+            jsonb_build_object('task_id', task_id, 'account_id', account_id,
+                'transfer_id', transfer_id, 'posting_number', posting_number),
+            'the destination of that time', 'another destination', amount::numeric)
+    """,
+)
+
+ENTRY_SLICE_END = """
+SELECT e.account_id, e.account_version FROM ledger_entry e WHERE {entries_in_slice}
+ORDER BY e.ledger_id, e.account_id, e.account_version OFFSET %(offset)s LIMIT 1
+"""
+
+ACCOUNT_SLICE_END = """
+SELECT a.id FROM ledger_account a WHERE {accounts_in_slice}
+ORDER BY a.ledger_id, a.id OFFSET %(offset)s LIMIT 1
+"""
+
+KEY_SLICE_END = """
+SELECT i.id FROM idempotency_key i WHERE {keys_in_slice}
+ORDER BY i.ledger_id, i.id OFFSET %(offset)s LIMIT 1
+"""
+
+TRANSFER_SLICE_END = """
+SELECT least(
+    (SELECT t.id FROM ledger_transfer t WHERE {transfers_in_slice}
+        ORDER BY t.ledger_id, t.id OFFSET %(offset)s LIMIT 1),
+    (SELECT e.transfer_id FROM ledger_entry e WHERE {transfer_entries_in_slice}
+        ORDER BY e.ledger_id, e.transfer_id OFFSET %(offset)s LIMIT 1),
+    (SELECT k.transfer_id FROM outbox_task k WHERE {transfer_tasks_in_slice}
+        ORDER BY k.ledger_id, k.transfer_id OFFSET %(offset)s LIMIT 1))
+"""
+
+# Accounts are compared by hash, because min(uuid) is new in PostgreSQL 18.
+TRANSFERS = Sweep(
+    checks=(
+        "entry_has_transfer",
+        "transfer_has_entries",
+        "transfer_entries_are_its_postings",
+        "entry_repeats_times_of_transfer",
+        "transfer_has_posted_task",
+        "task_has_transfer",
+    ),
+    source="""
+        SELECT t.id, t.posting_count, t.created_at, t.effective_at,
+            e.transfer_id AS entry_transfer_id, e.entry_count, e.amount, e.imbalance,
+            e.is_unpaired OR e.first_number <> 1 OR e.last_number <> e.number_count
+                OR e.number_count <> t.posting_count AS is_unlike_postings,
+            e.first_created_at <> t.created_at OR e.last_created_at <> t.created_at
+                OR e.first_effective_at <> t.effective_at
+                OR e.last_effective_at <> t.effective_at AS has_other_times,
+            k.transfer_id AS task_transfer_id, coalesce(k.posted, 0) AS posted
+        FROM (
+            SELECT t.id, t.posting_count, t.created_at, t.effective_at
+            FROM ledger_transfer t WHERE {transfers_in_slice}
+        ) AS t
+        FULL JOIN (
+            SELECT p.transfer_id, sum(p.entry_count) AS entry_count,
+                sum(p.amount) AS amount, sum(abs(p.imbalance)) AS imbalance,
+                bool_or(p.is_unpaired) AS is_unpaired,
+                count(*) AS number_count,
+                min(p.posting_number) AS first_number,
+                max(p.posting_number) AS last_number,
+                min(p.first_created_at) AS first_created_at,
+                max(p.last_created_at) AS last_created_at,
+                min(p.first_effective_at) AS first_effective_at,
+                max(p.last_effective_at) AS last_effective_at
+            FROM (
+                SELECT e.transfer_id, e.posting_number, count(*) AS entry_count,
+                    max(e.amount) AS amount,
+                    sum(CASE e.direction WHEN 'debit' THEN e.amount ELSE -e.amount END)
+                        AS imbalance,
+                    count(*) <> 2
+                        OR count(*) FILTER (WHERE e.direction = 'debit') <> 1
+                        OR min(e.amount) <> max(e.amount)
+                        OR min(e.currency) <> max(e.currency)
+                        OR min(uuid_hash_extended(e.account_id, 0))
+                            = max(uuid_hash_extended(e.account_id, 0)) AS is_unpaired,
+                    min(e.created_at) AS first_created_at,
+                    max(e.created_at) AS last_created_at,
+                    min(e.effective_at) AS first_effective_at,
+                    max(e.effective_at) AS last_effective_at
+                FROM ledger_entry e WHERE {transfer_entries_in_slice}
+                GROUP BY e.transfer_id, e.posting_number
+            ) AS p
+            GROUP BY p.transfer_id
+        ) AS e ON e.transfer_id = t.id
+        FULL JOIN (
+            SELECT k.transfer_id,
+                count(*) FILTER (WHERE k.kind = 'transfer.posted') AS posted
+            FROM outbox_task k WHERE {transfer_tasks_in_slice}
+            GROUP BY k.transfer_id
+        ) AS k ON k.transfer_id = t.id
+    """,
+    is_broken="""
+        id IS NULL OR entry_transfer_id IS NULL OR is_unlike_postings
+        OR has_other_times OR posted <> 1
+    """,
+    findings="""
+        ('entry_has_transfer', id IS NULL AND entry_transfer_id IS NOT NULL,
+            jsonb_build_object('transfer_id', entry_transfer_id),
+            'a transfer', 'entries only: ' || entry_count, amount::numeric),
+        ('task_has_transfer', id IS NULL AND task_transfer_id IS NOT NULL,
+            jsonb_build_object('transfer_id', task_transfer_id),
+            'a transfer', 'tasks only', 1),
+        ('transfer_has_entries', id IS NOT NULL AND entry_transfer_id IS NULL,
+            jsonb_build_object('transfer_id', id),
+            'entries of postings: ' || posting_count, 'none', posting_count),
+        ('transfer_entries_are_its_postings', is_unlike_postings,
+            jsonb_build_object('transfer_id', id),
+            'postings of one debit and one credit each: ' || posting_count,
+            'entries: ' || entry_count || ', debits and credits differ by '
+                || imbalance,
+            imbalance),
+        ('entry_repeats_times_of_transfer', has_other_times,
+            jsonb_build_object('transfer_id', id),
+            concat_ws(' ', 'effective', effective_at, 'recorded', created_at),
+            'other times', 1),
+        ('transfer_has_posted_task', id IS NOT NULL AND posted <> 1,
+            jsonb_build_object('transfer_id', id), '1', posted::text, posted - 1)
+    """,
+)
+
+COMPLETIONS = Sweep(
+    checks=("transfer_reverses_existing", "completion_ends_one_payout"),
+    source="""
+        SELECT t.id, t.reverses_transfer_id, r.id AS reversed_id,
+            t.kind IN ('settlement', 'payout_reversal') AND NOT EXISTS (
+                SELECT 1 FROM outbox_task k
+                WHERE k.ledger_id = t.ledger_id AND k.completion_transfer_id = t.id
+                  AND k.kind = 'payout' AND k.state = 'done'
+                  AND k.id = CASE
+                    WHEN t.metadata ->> 'payout_task_id' ~ '^[0-9a-f-]{{36}}$'
+                    THEN (t.metadata ->> 'payout_task_id')::uuid END)
+            AND NOT EXISTS (
+                SELECT 1 FROM outbox_task k
+                WHERE k.ledger_id = t.ledger_id AND k.completion_transfer_id = t.id
+                  AND k.kind = 'payout' AND k.state = 'cancelled'
+                  AND k.transfer_id = t.reverses_transfer_id) AS ends_nothing
+        FROM ledger_transfer t
+        LEFT JOIN ledger_transfer r
+            ON r.ledger_id = t.ledger_id AND r.id = t.reverses_transfer_id
+        WHERE {transfers_in_slice}
+          AND (t.kind IN ('settlement', 'payout_reversal')
+               OR t.reverses_transfer_id IS NOT NULL)
+    """,
+    is_broken="""
+        ends_nothing OR (reverses_transfer_id IS NOT NULL AND reversed_id IS NULL)
+    """,
+    findings="""
+        ('transfer_reverses_existing',
+            reverses_transfer_id IS NOT NULL AND reversed_id IS NULL,
+            jsonb_build_object('transfer_id', id,
+                'reverses_transfer_id', reverses_transfer_id),
+            'a transfer', 'none', 1),
+        ('completion_ends_one_payout', ends_nothing,
+            jsonb_build_object('transfer_id', id),
+            'a payout that it ended', 'none', 1)
+    """,
+)
+
+PAYOUT_TASKS = Sweep(
+    checks=("payout_task_matches_posting", "payout_end_has_completion"),
+    source="""
+        SELECT k.id, k.transfer_id, k.posting_number, k.account_id, k.amount,
+            k.currency, k.state, k.delivery, k.completion_transfer_id,
+            count(*) OVER (PARTITION BY k.transfer_id, k.posting_number) AS copies,
+            e.account_id AS entry_account_id, e.amount AS entry_amount,
+            e.currency AS entry_currency,
+            k.state IN ({in_flight_states}) AND a.payout_destination IS NULL
+                AS is_in_flight_elsewhere,
+            k.state IN ('done', 'cancelled') AND NOT EXISTS (
+                SELECT 1 FROM ledger_transfer c
+                JOIN ledger_entry d ON d.ledger_id = c.ledger_id
+                    AND d.transfer_id = c.id AND d.direction = 'debit'
+                JOIN ledger_entry b ON b.ledger_id = c.ledger_id
+                    AND b.transfer_id = c.id AND b.direction = 'credit'
+                    AND b.posting_number = d.posting_number
+                LEFT JOIN ledger_entry o ON o.ledger_id = k.ledger_id
+                    AND o.transfer_id = k.transfer_id AND o.direction = 'debit'
+                    AND o.posting_number = k.posting_number
+                WHERE c.ledger_id = k.ledger_id AND c.id = k.completion_transfer_id
+                  AND d.account_id = k.account_id AND d.amount = k.amount
+                  AND d.currency = k.currency
+                  AND CASE WHEN k.state = 'done' AND k.delivery = 'settled'
+                    THEN c.kind = 'settlement'
+                    ELSE c.kind = 'payout_reversal'
+                        AND c.reverses_transfer_id = k.transfer_id
+                        AND b.account_id = o.account_id END
+                  AND (k.state = 'cancelled'
+                       OR c.metadata ->> 'payout_task_id' = k.id::text)
+            ) AS lacks_completion
+        FROM outbox_task k
+        LEFT JOIN ledger_entry e ON e.ledger_id = k.ledger_id
+            AND e.transfer_id = k.transfer_id
+            AND e.posting_number = k.posting_number AND e.direction = 'credit'
+        LEFT JOIN ledger_account a
+            ON a.ledger_id = k.ledger_id AND a.id = k.account_id
+        WHERE {transfer_tasks_in_slice} AND k.kind = 'payout'
+    """,
+    is_broken="""
+        copies <> 1 OR lacks_completion OR is_in_flight_elsewhere
+        OR (account_id, amount, currency)
+            IS DISTINCT FROM (entry_account_id, entry_amount, entry_currency)
+    """,
+    findings="""
+        ('payout_task_matches_posting', copies <> 1
+                OR (account_id, amount, currency)
+                    IS DISTINCT FROM (entry_account_id, entry_amount, entry_currency),
+            jsonb_build_object('task_id', id, 'transfer_id', transfer_id,
+                'posting_number', posting_number),
+            CASE WHEN entry_account_id IS NULL THEN 'a posting' ELSE
+                concat_ws(' ', entry_amount, entry_currency, 'on', entry_account_id)
+                END,
+            concat_ws(' ', amount, currency, 'on', account_id, 'in tasks:', copies),
+            coalesce(nullif(amount::numeric - entry_amount, 0), amount)),
+        ('payout_end_has_completion', lacks_completion,
+            jsonb_build_object('task_id', id, 'transfer_id', transfer_id,
+                'completion_transfer_id', completion_transfer_id),
+            CASE WHEN state = 'done' AND delivery = 'settled'
+                THEN 'its settlement' ELSE 'its reversal' END,
+            'no such transfer', amount::numeric),
+        ('payout_balance_is_in_flight', is_in_flight_elsewhere,
+            jsonb_build_object('task_id', id, 'account_id', account_id),
+            'a payout account', 'none', amount::numeric)
+    """,
+)
+
+KEYS = Sweep(
+    checks=("idempotency_key_has_resource",),
+    source="""
+        SELECT i.id, i.resource_type, i.resource_id,
+            CASE i.resource_type
+                WHEN 'transfer' THEN t.id IS NULL
+                WHEN 'account' THEN a.id IS NULL
+                ELSE false END AS lacks_resource
+        FROM idempotency_key i
+        LEFT JOIN ledger_transfer t ON i.resource_type = 'transfer'
+            AND t.ledger_id = i.ledger_id AND t.id = i.resource_id
+        LEFT JOIN ledger_account a ON i.resource_type = 'account'
+            AND a.ledger_id = i.ledger_id AND a.id = i.resource_id
+        WHERE {keys_in_slice}
+    """,
+    is_broken="lacks_resource",
+    findings="""
+        ('idempotency_key_has_resource', lacks_resource,
+            jsonb_build_object('idempotency_key_id', id, 'resource_id', resource_id),
+            resource_type, 'none', 1)
+    """,
+)
