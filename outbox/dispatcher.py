@@ -358,7 +358,8 @@ class Dispatcher:
                 and leased.delivery == Delivery.UNKNOWN
             ):
                 wait = retry.resend_wait_seconds(
-                    since_send_seconds=self._since_send_seconds(leased)
+                    since_send_seconds=self._since_send_seconds(leased),
+                    settle_delay_seconds=settings.PAYOUT_SETTLE_DELAY_SECONDS,
                 )
                 if wait > 0:
                     self._wait_for_arrival(leased, attempt, answer, wait)

@@ -33,10 +33,6 @@ POLL_SHARE = 0.25
 #: ... and never less often than this.
 MAX_POLL_SECONDS = 600.0
 
-#: After a send, "not found" is believed only when this much time has passed: the
-#: request may still be on its way through the provider.
-SETTLE_DELAY_SECONDS = 60.0
-
 Draw = Callable[[float, float], float]
 """A uniform draw between two bounds, ``random.uniform`` by default."""
 
@@ -107,6 +103,14 @@ def after_acceptance(
     return TryAgain(draw(FLOOR_SECONDS, ceiling))
 
 
-def resend_wait_seconds(*, since_send_seconds: float) -> float:
-    """How long "not found" must be doubted still; 0 when it may be believed."""
-    return max(0.0, SETTLE_DELAY_SECONDS - since_send_seconds)
+def resend_wait_seconds(
+    *, since_send_seconds: float, settle_delay_seconds: float
+) -> float:
+    """How long "not found" must be doubted still; 0 when it may be believed.
+
+    Args:
+        since_send_seconds: how long ago the latest send began.
+        settle_delay_seconds: how long a request may still be on its way through the
+            provider (``settings.PAYOUT_SETTLE_DELAY_SECONDS``).
+    """
+    return max(0.0, settle_delay_seconds - since_send_seconds)

@@ -46,8 +46,8 @@ def seconds_until_due(task: OutboxTask) -> float:
 
 
 @pytest.fixture
-def no_settle_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "SETTLE_DELAY_SECONDS", 0.0)
+def no_settle_delay(settings: Any) -> None:
+    settings.PAYOUT_SETTLE_DELAY_SECONDS = 0.0
 
 
 # --- with the real bank -----------------------------------------------------------
@@ -163,7 +163,9 @@ def test_a_dead_bank_leaves_the_payout_unsent_and_later_it_is_paid(
 # --- what follows each answer -----------------------------------------------------
 
 
-def test_not_found_right_after_a_send_is_not_believed(ledger_id: UUID) -> None:
+def test_not_found_right_after_a_send_is_not_believed(
+    ledger_id: UUID, settings: Any
+) -> None:
     provider = ScriptedProvider(["unknown", "not_found"])
     dispatcher = make_dispatcher(provider)
     task = make_task(ledger_id=ledger_id)
@@ -175,7 +177,7 @@ def test_not_found_right_after_a_send_is_not_believed(ledger_id: UUID) -> None:
     waiting = reload(task)
     assert provider.actions == ["send", "inquire"]
     assert (waiting.state, waiting.delivery) == ("pending", "unknown")
-    delay = retry.SETTLE_DELAY_SECONDS
+    delay = settings.PAYOUT_SETTLE_DELAY_SECONDS
     assert delay - 5 < seconds_until_due(task) <= delay + 1
 
 

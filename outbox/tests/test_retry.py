@@ -102,6 +102,8 @@ def test_an_accepted_payout_is_not_polled_for_ever() -> None:
 def test_not_found_is_believed_after_the_settle_delay(
     since_send_seconds: float, wait_seconds: float
 ) -> None:
-    wait = retry.resend_wait_seconds(since_send_seconds=since_send_seconds)
+    wait = retry.resend_wait_seconds(
+        since_send_seconds=since_send_seconds, settle_delay_seconds=60.0
+    )
 
     assert wait == wait_seconds

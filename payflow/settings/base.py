@@ -133,6 +133,8 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 }
 CELERY_DB_REUSE_MAX = 1000
 CELERY_TIMEZONE = "UTC"
+# A bank that does not answer holds up its own queue and no other.
+CELERY_TASK_ROUTES = {"outbox.drain": {"queue": "outbox"}}
 # A message that nobody took before the next one is due has nothing left to say.
 CELERY_BEAT_SCHEDULE = {
     "drain-outbox": {
@@ -190,6 +192,9 @@ OUTBOX_HANDLERS = {
 OUTBOX_PAYOUT_PROVIDER = env.str(
     "PAYOUT_PROVIDER", "outbox.providers.http.HttpPayoutProvider"
 )
+# After a send whose outcome is unknown, the provider's "not found" is believed only when
+# this much time has passed: the request may still be on its way through the provider.
+PAYOUT_SETTLE_DELAY_SECONDS = env.float("PAYOUT_SETTLE_DELAY_SECONDS", 60.0)
 PAYOUT_PROVIDER_URL = env.str("PAYOUT_PROVIDER_URL", "http://127.0.0.1:8090")
 
 # --- Internationalisation -----------------------------------------------------
