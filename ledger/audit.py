@@ -16,6 +16,7 @@ Each slice asks one question: does any row break any rule? Only if one does are 
 details read, in the same snapshot.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -584,7 +585,12 @@ class _Audit:
             )
             for check, ids, expected, actual, difference, count, total in cursor:
                 finding = Finding(
-                    check, bounds.ledger_id, ids, expected, actual, int(difference)
+                    check,
+                    bounds.ledger_id,
+                    json.loads(ids),
+                    expected,
+                    actual,
+                    int(difference),
                 )
                 self._found(finding, count=count, total=total)
         return int(rows)

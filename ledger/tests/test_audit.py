@@ -1,0 +1,786 @@
+"""The audit finds each kind of damage that raw SQL can do with the guards taken away.
+
+Most tests do the damage in an ordinary test transaction, in which triggers can be
+disabled like anything else, and have the audit look inside it. What needs commits has
+a database of its own, see ``test_commands``.
+"""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.db import connection
+from django.db.models.functions import Now
+
+from idempotency.models import IdempotencyKey
+from ledger import audit
+from ledger.audit import CHECKS, AuditReport, audit_run
+from ledger.models import Account, AuditRun, Change, Entry, Ledger, Transfer
+from ledger.services.accounts import account_update
+from ledger.services.integrity import integrity_get
+from ledger.services.payouts import PayoutHandler
+from ledger.tests.factories import (
+    ACTOR,
+    AccountFactory,
+    LedgerFactory,
+    fresh,
+    move,
+    post,
+    transfer_request,
+)
+from ledger.types import PostedTransfer
+from outbox.enums import Delivery, TaskKind, TaskState
+from outbox.models import OutboxTask
+from payflow.clock import now
+from payflow.ids import new_id
+
+pytestmark = pytest.mark.django_db
+
+TABLES = (
+    "ledger_ledger",
+    "ledger_account",
+    "ledger_entry",
+    "ledger_transfer",
+    "outbox_task",
+    "idempotency_key",
+)
+
+
+def run(sql: str, *parameters: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+
+
+def drop_constraint(table: str, name: str) -> None:
+    run(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+
+
+def check_of(ledger: Ledger, **options: Any) -> AuditReport:
+    return audit_run(ledger_slug=ledger.slug, **options)
+
+
+def fired(report: AuditReport) -> dict[str, int]:
+    """What was found: the differences, by check."""
+    return {r.check.name: r.difference for r in report.checks if r.finding_count}
+
+
+class Books:
+    """Sound books: transfers, and payouts in flight, settled and rejected."""
+
+    def __init__(self) -> None:
+        self.ledger = LedgerFactory()
+        self.alice = AccountFactory(ledger=self.ledger, balance=10_000)
+        self.bob = AccountFactory(ledger=self.ledger, balance=10_000)
+        self.bank = AccountFactory(ledger=self.ledger, payout_destination="DE00")
+        self.transfer = self.move(self.alice, self.bob, 100)
+        self.reply = self.move(self.bob, self.alice, 30)
+        self.settled = self.payout(1_000)
+        self.finish(self.settled, Delivery.SETTLED)
+        self.rejected = self.payout(2_000)
+        self.finish(self.rejected, Delivery.REJECTED)
+        self.in_flight = self.payout(700)
+
+    def move(self, source: Account, target: Account, amount: int) -> UUID:
+        outcome = move(source, target, amount)
+        assert isinstance(outcome, PostedTransfer), outcome
+        return outcome.id
+
+    def payout(self, amount: int) -> OutboxTask:
+        transfer_id = self.move(self.alice, self.bank, amount)
+        return OutboxTask.objects.get(transfer_id=transfer_id, kind=TaskKind.PAYOUT)
+
+    def finish(self, task: OutboxTask, delivery: Delivery) -> None:
+        handler = PayoutHandler()
+        completion_id = (
+            handler.settle(task=task)
+            if delivery == Delivery.SETTLED
+            else handler.reject(task=task, reason="no such account")
+        )
+        OutboxTask.objects.filter(ledger_id=task.ledger_id, id=task.id).update(
+            state=TaskState.DONE,
+            delivery=delivery,
+            completion_transfer_id=completion_id,
+            finished_at=Now(),
+        )
+        task.refresh_from_db()
+
+    def last_entry(self, account: Account) -> Entry:
+        return Entry.objects.filter(account_id=account.id).latest("account_version")
+
+
+@pytest.fixture
+def books() -> Books:
+    return Books()
+
+
+@pytest.fixture
+def unguarded(books: Books) -> Books:
+    """Sound books of which every trigger, foreign keys' too, is off."""
+    for table in TABLES:
+        run(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
+    return books
+
+
+# --- Sound books ------------------------------------------------------------------
+
+
+def test_sound_books_are_found_sound_and_every_check_has_looked(books: Books) -> None:
+    IdempotencyKey.objects.create(**key_of(books, "transfer", books.transfer))
+
+    report = check_of(books.ledger)
+
+    assert fired(report) == {}
+    assert report.is_sound
+    assert [r.check.name for r in report.checks if not r.row_count] == []
+    assert [r.check.name for r in report.checks] == list(CHECKS)
+
+
+@pytest.mark.parametrize("slice_rows", [1, 2, 3, 7])
+def test_slices_of_any_size_see_the_same(books: Books, slice_rows: int) -> None:
+    whole = check_of(books.ledger)
+
+    sliced = check_of(books.ledger, slice_rows=slice_rows)
+
+    assert sliced.is_sound
+    assert [r.row_count for r in sliced.checks] == [r.row_count for r in whole.checks]
+
+
+def test_empty_ledger_is_sound() -> None:
+    assert check_of(LedgerFactory()).is_sound
+
+
+def test_account_that_becomes_a_payout_account_and_stops_is_sound(
+    books: Books,
+) -> None:
+    ledger, carol = books.ledger, AccountFactory(ledger=books.ledger)
+    # Once an ordinary account, then a payout account, then an ordinary one again.
+    books.move(books.alice, carol, 50)
+    books.move(carol, books.alice, 50)
+    set_destination(carol, "FR00")
+    task_id = books.move(books.alice, carol, 60)
+    set_destination(carol, "FR01")
+    books.finish(OutboxTask.objects.get(transfer_id=task_id, kind="payout"), "settled")
+    set_destination(carol, None)
+    books.move(books.alice, carol, 70)
+
+    assert fired(check_of(ledger)) == {}
+
+
+def test_erased_history_is_no_finding(books: Books) -> None:
+    carol = AccountFactory(ledger=books.ledger)
+    books.move(books.alice, carol, 50)
+    books.move(carol, books.alice, 50)
+    set_destination(carol, "FR00")
+    books.move(books.alice, carol, 60)
+    Change.objects.filter(account_id=carol.id).update(
+        old=None, new=None, erased_at=Now()
+    )
+
+    assert fired(check_of(books.ledger)) == {}
+
+
+def set_destination(account: Account, destination: str | None) -> None:
+    changed = account_update(
+        ledger_id=account.ledger_id,
+        account_id=account.id,
+        changes={"payout_destination": destination},
+        actor=ACTOR,
+    )
+    assert isinstance(changed, Account), changed
+
+
+def key_of(books: Books, resource_type: str, resource_id: UUID) -> dict[str, Any]:
+    return {
+        "id": new_id(),
+        "ledger_id": books.ledger.id,
+        "client_id": new_id(),
+        "key": str(new_id()),
+        "operation": "transfer",
+        "digests": {},
+        "status": 201,
+        "resource_type": resource_type,
+        "resource_id": resource_id,
+        "response_headers": {},
+        "response_body": b"{}",
+        "created_at": Now(),
+    }
+
+
+# --- Accounts ---------------------------------------------------------------------
+
+
+def test_changed_counter_is_found(unguarded: Books) -> None:
+    books = unguarded
+    run(
+        "UPDATE ledger_account SET credits_posted = credits_posted + 5 WHERE id = %s",
+        books.bob.id,
+    )
+
+    report = check_of(books.ledger)
+
+    assert fired(report) == {
+        "account_sums_balance": 5,
+        "account_counters_equal_last_entry": 5,
+    }
+    (finding,) = [f for f in report.findings if "account_id" in f.ids]
+    assert finding.ids == {"account_id": str(books.bob.id)}
+    assert finding.ledger_id == books.ledger.id
+
+
+def test_two_changes_that_cancel_out_in_the_sum_are_found(unguarded: Books) -> None:
+    books = unguarded
+    for account, change in ((books.alice, 5), (books.bob, -5)):
+        run(
+            "UPDATE ledger_account SET credits_posted = credits_posted + %s"
+            " WHERE id = %s",
+            change,
+            account.id,
+        )
+
+    assert fired(check_of(books.ledger)) == {"account_counters_equal_last_entry": 10}
+
+
+@pytest.mark.parametrize(
+    "change", ["version = version + 1", "last_entry_at = now() + interval '1 hour'"]
+)
+def test_changed_version_or_last_time_is_found(unguarded: Books, change: str) -> None:
+    run(f"UPDATE ledger_account SET {change} WHERE id = %s", unguarded.bob.id)
+
+    assert fired(check_of(unguarded.ledger)) == {"account_counters_equal_last_entry": 1}
+
+
+def test_pending_without_hold_is_found(unguarded: Books) -> None:
+    run(
+        "UPDATE ledger_account SET debits_pending = 3, credits_pending = 4"
+        " WHERE id = %s",
+        unguarded.bob.id,
+    )
+
+    assert fired(check_of(unguarded.ledger)) == {"account_pending_equals_holds": 7}
+
+
+def test_closed_account_with_money_is_found(unguarded: Books) -> None:
+    run("UPDATE ledger_account SET status = 'closed' WHERE id = %s", unguarded.bob.id)
+
+    difference = fresh(unguarded.bob).posted
+    assert fired(check_of(unguarded.ledger)) == {"account_closed_is_empty": difference}
+
+
+# --- Entries ----------------------------------------------------------------------
+
+
+def test_deleted_entry_in_the_middle_is_found(unguarded: Books) -> None:
+    run(
+        "DELETE FROM ledger_entry WHERE transfer_id = %s AND account_id = %s",
+        unguarded.transfer,
+        unguarded.bob.id,
+    )
+
+    assert fired(check_of(unguarded.ledger)) == {
+        "entry_sums_balance": 100,
+        "entry_versions_have_no_gaps": 1,
+        "transfer_entries_are_its_postings": 100,
+    }
+
+
+def test_deleted_last_entry_is_found(unguarded: Books) -> None:
+    run(
+        "DELETE FROM ledger_entry WHERE transfer_id = %s AND account_id = %s",
+        unguarded.reply,
+        unguarded.bob.id,
+    )
+
+    assert fired(check_of(unguarded.ledger)) == {
+        "account_counters_equal_last_entry": 30,
+        "entry_sums_balance": 30,
+        "transfer_entries_are_its_postings": 30,
+    }
+
+
+def test_gap_in_versions_is_found(unguarded: Books) -> None:
+    run(
+        "UPDATE ledger_entry SET account_version = account_version + 10"
+        " WHERE account_id = %s AND account_version >= 3",
+        unguarded.alice.id,
+    )
+    run(
+        "UPDATE ledger_account SET version = version + 10 WHERE id = %s",
+        unguarded.alice.id,
+    )
+
+    report = check_of(unguarded.ledger)
+
+    assert fired(report) == {"entry_versions_have_no_gaps": 10}
+
+
+@pytest.mark.parametrize("slice_rows", [1, 2, 3, 50_000])
+def test_gap_is_found_once_wherever_the_slices_end(
+    unguarded: Books, slice_rows: int
+) -> None:
+    run(
+        "DELETE FROM ledger_entry WHERE account_id = %s AND account_version = 3",
+        unguarded.alice.id,
+    )
+
+    report = check_of(unguarded.ledger, slice_rows=slice_rows)
+
+    assert fired(report)["entry_versions_have_no_gaps"] == 1
+
+
+def test_two_entries_of_one_version_are_found(unguarded: Books) -> None:
+    drop_constraint("ledger_entry", "entry_versions_unique_per_account")
+    run(
+        "UPDATE ledger_entry SET account_version = 2"
+        " WHERE account_id = %s AND account_version = 3",
+        unguarded.alice.id,
+    )
+
+    assert "entry_versions_have_no_gaps" in fired(check_of(unguarded.ledger))
+
+
+def test_changed_amount_is_found(unguarded: Books) -> None:
+    run(
+        "UPDATE ledger_entry SET amount = amount + 7"
+        " WHERE transfer_id = %s AND direction = 'credit'",
+        unguarded.transfer,
+    )
+
+    assert fired(check_of(unguarded.ledger)) == {
+        "entry_sums_balance": 7,
+        "entry_totals_follow_previous": 7,
+        "transfer_entries_are_its_postings": 7,
+    }
+
+
+def test_amount_changed_on_both_sides_is_found(unguarded: Books) -> None:
+    run(
+        "UPDATE ledger_entry SET amount = amount + 7 WHERE transfer_id = %s",
+        unguarded.transfer,
+    )
+
+    assert fired(check_of(unguarded.ledger)) == {"entry_totals_follow_previous": 14}
+
+
+@pytest.mark.parametrize("slice_rows", [1, 2, 50_000])
+def test_wrong_running_total_is_found(unguarded: Books, slice_rows: int) -> None:
+    run(
+        "UPDATE ledger_entry SET debits_after = debits_after + 9"
+        " WHERE account_id = %s AND account_version = 3",
+        unguarded.alice.id,
+    )
+
+    report = check_of(unguarded.ledger, slice_rows=slice_rows)
+
+    # Wrong itself, and the next one does not follow it.
+    assert fired(report) == {"entry_totals_follow_previous": 18}
+
+
+def test_entry_recorded_before_the_previous_one_is_found(unguarded: Books) -> None:
+    run(
+        "UPDATE ledger_entry SET created_at = created_at - interval '1 hour',"
+        " effective_at = effective_at - interval '1 hour' WHERE transfer_id = %s",
+        unguarded.transfer,
+    )
+    run(
+        "UPDATE ledger_transfer SET created_at = created_at - interval '1 hour',"
+        " effective_at = effective_at - interval '1 hour' WHERE id = %s",
+        unguarded.transfer,
+    )
+
+    assert fired(check_of(unguarded.ledger)) == {"entry_time_does_not_decrease": 2}
+
+
+def test_entry_of_another_currency_is_found(unguarded: Books) -> None:
+    run(
+        "UPDATE ledger_entry SET currency = 'EUR' WHERE transfer_id = %s",
+        unguarded.transfer,
+    )
+
+    assert fired(check_of(unguarded.ledger)) == {
+        "entry_repeats_currency_of_account": 200
+    }
+
+
+def test_orphan_without_account_is_found(unguarded: Books) -> None:
+    run("DELETE FROM ledger_account WHERE id = %s", unguarded.bob.id)
+
+    report = check_of(unguarded.ledger)
+
+    assert fired(report)["entry_has_account"] == 10_000 + 100 + 30
+
+
+@pytest.mark.parametrize("account_id", [UUID(int=0), UUID(int=2**128 - 1)])
+def test_orphan_beyond_all_accounts_is_found(
+    unguarded: Books, account_id: UUID
+) -> None:
+    entry = unguarded.last_entry(unguarded.bob)
+    entry.pk, entry.account_id, entry.transfer_id = new_id(), account_id, new_id()
+    entry.account_version = 1
+    Entry.objects.bulk_create([entry])
+
+    found = fired(check_of(unguarded.ledger))
+
+    assert found["entry_has_account"] == entry.amount
+    assert found["entry_has_transfer"] == entry.amount
+
+
+# --- Transfers --------------------------------------------------------------------
+
+
+def test_transfer_without_entries_is_found(unguarded: Books) -> None:
+    run(
+        "INSERT INTO ledger_transfer SELECT (jsonb_populate_record(t,"
+        " jsonb_build_object('id', %s::uuid))).* FROM ledger_transfer t WHERE id = %s",
+        new_id(),
+        unguarded.transfer,
+    )
+
+    assert fired(check_of(unguarded.ledger)) == {
+        "transfer_has_entries": 1,
+        "transfer_has_posted_task": 1,
+    }
+
+
+def test_deleted_transfer_is_found(unguarded: Books) -> None:
+    run("DELETE FROM ledger_transfer WHERE id = %s", unguarded.transfer)
+
+    assert fired(check_of(unguarded.ledger)) == {
+        "entry_has_transfer": 100,
+        "task_has_transfer": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "posting_number = 2",
+        "posting_number = CASE direction WHEN 'debit' THEN 1 ELSE 2 END",
+        "direction = 'debit', posting_number = length(direction)",
+        "account_id = (SELECT min(account_id::text)::uuid FROM ledger_entry"
+        " WHERE transfer_id = e.transfer_id)",
+    ],
+)
+def test_entries_unlike_their_postings_are_found(unguarded: Books, change: str) -> None:
+    drop_constraint("ledger_entry", "entry_versions_unique_per_account")
+    run(
+        f"UPDATE ledger_entry e SET {change} WHERE transfer_id = %s",
+        unguarded.transfer,
+    )
+
+    assert "transfer_entries_are_its_postings" in fired(check_of(unguarded.ledger))
+
+
+def test_balanced_pair_added_to_an_old_transfer_is_found(unguarded: Books) -> None:
+    run(
+        "UPDATE ledger_entry SET transfer_id = %s, posting_number = 2"
+        " WHERE transfer_id = %s",
+        unguarded.transfer,
+        unguarded.reply,
+    )
+
+    found = fired(check_of(unguarded.ledger))
+
+    assert found["transfer_entries_are_its_postings"] == 1
+    assert found["transfer_has_entries"] == 1
+    assert found["entry_repeats_times_of_transfer"] == 1
+
+
+def test_entries_with_other_times_than_their_transfer_are_found(
+    unguarded: Books,
+) -> None:
+    run(
+        "UPDATE ledger_entry SET effective_at = effective_at - interval '1 day'"
+        " WHERE transfer_id = %s AND direction = 'debit'",
+        unguarded.transfer,
+    )
+
+    assert fired(check_of(unguarded.ledger)) == {"entry_repeats_times_of_transfer": 1}
+
+
+def test_reversal_of_nothing_is_found(unguarded: Books) -> None:
+    run(
+        "UPDATE ledger_transfer SET reverses_transfer_id = %s WHERE id = %s",
+        new_id(),
+        unguarded.reply,
+    )
+
+    assert fired(check_of(unguarded.ledger)) == {"transfer_reverses_existing": 1}
+
+
+def test_transfer_without_its_outbox_task_is_found(unguarded: Books) -> None:
+    run("DELETE FROM outbox_task WHERE transfer_id = %s", unguarded.transfer)
+
+    assert fired(check_of(unguarded.ledger)) == {"transfer_has_posted_task": 1}
+
+
+def test_second_task_of_a_transfer_is_found(unguarded: Books) -> None:
+    drop_constraint("outbox_task", "task_unique_per_posting")
+    copy_task(OutboxTask.objects.get(transfer_id=unguarded.transfer))
+
+    assert fired(check_of(unguarded.ledger)) == {"transfer_has_posted_task": 1}
+
+
+def test_task_without_transfer_is_found(unguarded: Books) -> None:
+    run(
+        "INSERT INTO outbox_task (ledger_id, id, kind, transfer_id)"
+        " VALUES (%s, %s, 'transfer.posted', %s)",
+        unguarded.ledger.id,
+        new_id(),
+        new_id(),
+    )
+
+    assert fired(check_of(unguarded.ledger)) == {"task_has_transfer": 1}
+
+
+def copy_task(task: OutboxTask, **fields: Any) -> None:
+    task.pk = new_id()
+    for name, value in fields.items():
+        setattr(task, name, value)
+    OutboxTask.objects.bulk_create([task])
+
+
+# --- Payouts ----------------------------------------------------------------------
+
+
+def test_payout_balance_that_is_not_the_money_in_flight_is_found(
+    unguarded: Books,
+) -> None:
+    run("UPDATE outbox_task SET amount = 650 WHERE id = %s", unguarded.in_flight.id)
+
+    assert fired(check_of(unguarded.ledger)) == {
+        "payout_balance_is_in_flight": 50,
+        "payout_task_matches_posting": 50,
+    }
+
+
+def test_payout_in_flight_from_no_payout_account_is_found(unguarded: Books) -> None:
+    run(
+        "UPDATE ledger_account SET payout_destination = NULL WHERE id = %s",
+        unguarded.bank.id,
+    )
+
+    assert fired(check_of(unguarded.ledger)) == {"payout_balance_is_in_flight": 700}
+
+
+def test_posting_into_a_payout_account_without_its_task_is_found(
+    unguarded: Books,
+) -> None:
+    run("DELETE FROM outbox_task WHERE id = %s", unguarded.in_flight.id)
+
+    assert fired(check_of(unguarded.ledger)) == {
+        "payout_balance_is_in_flight": 700,
+        "payout_posting_has_task": 700,
+    }
+
+
+def test_posting_whose_task_vanished_together_with_the_role_is_found(
+    unguarded: Books,
+) -> None:
+    run("DELETE FROM outbox_task WHERE id = %s", unguarded.settled.id)
+    Change.objects.create(
+        ledger_id=unguarded.ledger.id,
+        account_id=unguarded.bank.id,
+        fields=["payout_destination"],
+        old={"payout_destination": "DE00"},
+        new={"payout_destination": None},
+        actor="raw SQL",
+        created_at=Now(),
+    )
+
+    found = fired(check_of(unguarded.ledger))
+
+    assert found["payout_posting_has_task"] == 1_000
+
+
+def test_payout_of_another_account_is_found(unguarded: Books) -> None:
+    run(
+        "UPDATE outbox_task SET account_id = %s WHERE id = %s",
+        unguarded.bob.id,
+        unguarded.settled.id,
+    )
+
+    assert set(fired(check_of(unguarded.ledger))) == {
+        "payout_task_matches_posting",
+        "payout_end_has_completion",
+    }
+
+
+def test_second_payout_of_one_posting_is_found(unguarded: Books) -> None:
+    drop_constraint("outbox_task", "task_unique_per_posting")
+    copy_task(unguarded.in_flight)
+
+    found = fired(check_of(unguarded.ledger))
+
+    assert found["payout_task_matches_posting"] == 1_400
+    assert found["payout_balance_is_in_flight"] == 700
+
+
+def test_redirected_payout_is_found(unguarded: Books) -> None:
+    run(
+        "UPDATE outbox_task SET destination = 'XX99' WHERE id = %s",
+        unguarded.in_flight.id,
+    )
+
+    report = check_of(unguarded.ledger)
+
+    assert fired(report) == {"payout_task_matches_posting": 700}
+    assert "XX99" not in str(report.as_json())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "completion_transfer_id = gen_random_uuid()",
+        "completion_transfer_id = transfer_id",
+        "delivery = 'rejected'",
+    ],
+)
+def test_finished_payout_without_its_completion_is_found(
+    unguarded: Books, change: str
+) -> None:
+    run(f"UPDATE outbox_task SET {change} WHERE id = %s", unguarded.settled.id)
+
+    found = fired(check_of(unguarded.ledger))
+
+    assert found["payout_end_has_completion"] == 1_000
+
+
+def test_completion_that_ends_two_payouts_is_found(unguarded: Books) -> None:
+    other = unguarded.payout(1_000)
+    OutboxTask.objects.filter(id=other.id).update(
+        state=TaskState.DONE,
+        delivery=Delivery.SETTLED,
+        completion_transfer_id=unguarded.settled.completion_transfer_id,
+        finished_at=Now(),
+    )
+
+    assert fired(check_of(unguarded.ledger)) == {
+        "payout_balance_is_in_flight": 1_000,
+        "payout_end_has_completion": 1_000,
+    }
+
+
+@pytest.mark.parametrize("task", ["settled", "rejected"])
+def test_completion_that_ends_no_payout_is_found(unguarded: Books, task: str) -> None:
+    task_id = getattr(unguarded, task).id
+    run(
+        "UPDATE outbox_task SET state = 'dead', completion_transfer_id = NULL"
+        " WHERE id = %s",
+        task_id,
+    )
+
+    found = fired(check_of(unguarded.ledger))
+
+    assert found["completion_ends_one_payout"] == 1
+
+
+def test_completion_with_meddled_metadata_is_found(unguarded: Books) -> None:
+    run(
+        """UPDATE ledger_transfer SET metadata = '{"payout_task_id": "no id"}'"""
+        " WHERE id = %s",
+        unguarded.settled.completion_transfer_id,
+    )
+
+    assert fired(check_of(unguarded.ledger)) == {
+        "payout_end_has_completion": 1_000,
+        "completion_ends_one_payout": 1,
+    }
+
+
+# --- Keys and ledgers -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("resource_type", ["transfer", "account"])
+def test_key_of_nothing_is_found(books: Books, resource_type: str) -> None:
+    IdempotencyKey.objects.create(**key_of(books, resource_type, new_id()))
+
+    assert fired(check_of(books.ledger)) == {"idempotency_key_has_resource": 1}
+
+
+def test_rows_without_ledger_are_found(unguarded: Books) -> None:
+    run("DELETE FROM ledger_ledger WHERE id = %s", unguarded.ledger.id)
+
+    report = audit_run()
+
+    found = [f for f in report.findings if f.ledger_id == unguarded.ledger.id]
+    assert [f.check for f in found] == ["ledger_exists"]
+
+
+# --- The report -------------------------------------------------------------------
+
+
+def test_findings_are_capped_and_counted(
+    unguarded: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "MAX_FINDINGS_PER_CHECK", 2)
+    run(
+        "UPDATE ledger_account SET debits_pending = 10 WHERE ledger_id = %s",
+        unguarded.ledger.id,
+    )
+
+    report = check_of(unguarded.ledger, slice_rows=2)
+
+    (result,) = [r for r in report.checks if r.finding_count]
+    accounts = Account.objects.filter(ledger_id=unguarded.ledger.id).count()
+    assert result.finding_count == accounts > 2
+    assert result.difference == report.difference == 10 * accounts
+    assert len(result.findings) == 2
+
+
+def test_broken_run_makes_health_sick_until_a_sound_one(unguarded: Books) -> None:
+    change = "UPDATE ledger_entry SET debits_after = debits_after %s 4 WHERE id = %%s"
+    entry = unguarded.last_entry(unguarded.bob)
+    run(change % "+", entry.id)
+    before = integrity_sum()
+
+    check_of(unguarded.ledger)
+    assert integrity_sum() == before + 8
+    assert not AuditRun.objects.latest("id").is_sound
+
+    run(change % "-", entry.id)
+    check_of(unguarded.ledger)
+    assert integrity_sum() == before
+
+
+def test_limited_run_keeps_what_others_ledgers_findings_say(unguarded: Books) -> None:
+    healthy = LedgerFactory()
+    run(
+        "UPDATE ledger_account SET debits_pending = 10 WHERE id = %s",
+        unguarded.bob.id,
+    )
+    check_of(unguarded.ledger)
+    sick = integrity_sum()
+
+    report = check_of(healthy)
+
+    assert report.is_sound
+    last = AuditRun.objects.latest("id")
+    assert not last.is_sound
+    assert last.findings[0]["ledger_id"] == str(unguarded.ledger.id)
+    assert integrity_sum() == sick > 0
+
+
+def integrity_sum() -> int:
+    return integrity_get(now=now() + timedelta(seconds=1)).integrity_sum
+
+
+def test_every_check_is_named_in_a_test_that_makes_it_fire() -> None:
+    source = Path(__file__).read_text()
+
+    missing = [name for name in CHECKS if f'"{name}"' not in source]
+
+    assert missing == []
+
+
+def test_many_postings_of_one_transfer_are_sound(books: Books) -> None:
+    request = transfer_request(books.alice, books.bob, 1)
+
+    post(
+        type(request)(postings=request.postings * 20),
+        ledger=books.ledger,
+    )
+
+    assert check_of(books.ledger, slice_rows=3).is_sound
+    assert Transfer.objects.filter(ledger_id=books.ledger.id, posting_count=20).exists()
