@@ -12,6 +12,7 @@ from celery.signals import (
     setup_logging,
     task_postrun,
     task_prerun,
+    worker_init,
     worker_process_init,
 )
 
@@ -25,6 +26,14 @@ app.autodiscover_tasks()
 @setup_logging.connect
 def keep_our_logging(**_: Any) -> None:
     """Celery sets up no logging of its own where this signal has a receiver."""
+
+
+@worker_init.connect
+def check_the_database(**_: Any) -> None:
+    """A worker moves money too: it starts only on a server that may hold it."""
+    from payflow.startup import require_startable_database
+
+    require_startable_database()
 
 
 @worker_process_init.connect

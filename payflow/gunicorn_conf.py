@@ -52,3 +52,14 @@ control_socket_disable = True
 forwarded_allow_ips = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")
 logger_class = StructuredLogger
 loglevel = os.environ.get("LOG_LEVEL", "INFO").lower()
+
+
+def post_worker_init(worker: object) -> None:
+    """Refuses a database that must not hold money; brings ``/health`` up to date.
+
+    A database that is away for the moment is no reason not to start: ``/readyz`` says
+    so until it is back.
+    """
+    from payflow.startup import prepare_web_worker
+
+    prepare_web_worker()

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import connection
+from django.db.models.functions import Now
 
 from ledger.models import IntegrityStatus
 
@@ -55,8 +56,10 @@ def integrity_get(*, now: datetime) -> Integrity:
     return Integrity(total, is_healthy=is_fresh and total == 0)
 
 
-def integrity_refresh_if_stale(*, now: datetime) -> None:
-    """At start-up: computes the number if nobody has lately."""
-    status = IntegrityStatus.objects.filter(id=1).first()
-    if status is None or now - status.computed_at >= STALE_AFTER / 2:
+def integrity_refresh_if_stale() -> None:
+    """At start-up: computes the number if nobody has lately, by PostgreSQL's clock."""
+    fresh = IntegrityStatus.objects.filter(
+        id=1, computed_at__gt=Now() - STALE_AFTER / 2
+    )
+    if not fresh.exists():
         integrity_refresh()

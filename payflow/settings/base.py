@@ -173,6 +173,9 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = env.int("REQUEST_MAX_BYTES", 1_048_576)
 # listens on loopback; production settings refuse it.
 DEMO_ACCESS_WITHOUT_KEY = env.bool("DEMO_ACCESS_WITHOUT_KEY", False)
 
+# What each web worker does before its first request.
+STARTUP_HOOKS = ["ledger.services.integrity.integrity_refresh_if_stale"]
+
 # --- Idempotency --------------------------------------------------------------
 IDEMPOTENCY_REPLAY_CACHE_SECONDS = env.int("IDEMPOTENCY_REPLAY_CACHE_SECONDS", 86_400)
 IDEMPOTENCY_RESPONSE_RETENTION_DAYS = env.int("IDEMPOTENCY_RESPONSE_RETENTION_DAYS", 30)
