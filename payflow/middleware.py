@@ -41,6 +41,9 @@ class RequestContextMiddleware:
         try:
             response = self.get_response(request)
             response["X-Request-ID"] = request_id
+            if not response.streaming and "Content-Length" not in response:
+                # Without it gunicorn would send every answer in chunks.
+                response["Content-Length"] = str(len(response.content))
             match = request.resolver_match
             log = logger.debug if request.path in PROBES else logger.info
             log(

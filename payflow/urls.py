@@ -2,6 +2,7 @@
 
 from django.contrib import admin
 from django.urls import include, path
+from django.views.generic import RedirectView
 
 from ledger.api.health import health
 from payflow import pages
@@ -15,6 +16,7 @@ urlpatterns = [
     path("readyz", readyz),
     path("problems", pages.problem_index),
     path("problems/<str:code>", pages.problem),
+    path("admin", RedirectView.as_view(url="/admin/")),
     path("admin/", admin.site.urls),
 ]
 
