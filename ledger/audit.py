@@ -10,7 +10,8 @@ their owners down). Everything that is compared is compared inside one snapshot,
 which all of a transfer is there or nothing is. A slice is bounded by the rows that an
 index has between its ends, so neither a hot account nor rows that should not be there
 can make one large: a hot account's entries span several slices, which overlap by one
-entry. What is posted behind the audit's back is left to the next run.
+entry. A walk ends where the books ended when it came there, so traffic that is faster
+than the audit cannot keep it running; what comes later is left to the next run.
 
 Each slice asks one question: does any row break any rule? Only if one does are the
 details read, in the same snapshot.
@@ -18,8 +19,8 @@ details read, in the same snapshot.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -39,6 +40,9 @@ from ledger.audit_queries import (
     ENTRY_SUMS,
     KEY_SLICE_END,
     KEYS,
+    LAST_ENTRY_OF_ACCOUNT,
+    LAST_KEY,
+    LAST_TRANSFER,
     LAST_VERSION,
     LEDGER_COLUMNS,
     LEDGERS_OF_TABLE,
@@ -403,6 +407,8 @@ class _Audit:
         self.results = {name: CheckResult(check) for name, check in CHECKS.items()}
         self.differences: dict[UUID, int] = defaultdict(int)
         self.ledger_ids: list[UUID] = []
+        # Where the entries of the account that is being walked ended at first sight.
+        self._last_versions: dict[UUID, int] = {}
 
     def run(self, ledger_slug: str | None) -> None:
         if ledger_slug is not None:
@@ -501,37 +507,34 @@ class _Audit:
             account_after=after[0] if after else None,
             entry_after=after,
         )
-        cursor.execute(
-            ENTRY_SLICE_END.format(**bounds.sql()),
-            bounds.parameters | {"offset": self._slice_rows},
-        )
-        entry_end = cursor.fetchone()
-        cursor.execute(
-            ACCOUNT_SLICE_END.format(**bounds.sql()),
-            bounds.parameters | {"offset": self._slice_rows},
-        )
+        limits = bounds.parameters | {"offset": self._slice_rows}
+        cursor.execute(ENTRY_SLICE_END.format(**bounds.sql()), limits)
+        entry_end: tuple[UUID, int] | None = cursor.fetchone()
+        cursor.execute(ACCOUNT_SLICE_END.format(**bounds.sql()), limits)
         account_end = cursor.fetchone()
-        if account_end is None:
-            return entry_end
-        account_key = (account_end[0], LAST_VERSION)
-        return min(entry_end, account_key) if entry_end else account_key
+        ends = [entry_end] if entry_end else []
+        if account_end:
+            ends.append((account_end[0], LAST_VERSION))
+        end = min(ends, default=None)
+        if end is None or end[1] == LAST_VERSION:
+            return end
+        account_id, version = end
+        if account_id not in self._last_versions:
+            cursor.execute(LAST_ENTRY_OF_ACCOUNT, [ledger_id, account_id])
+            self._last_versions = {account_id: cursor.fetchone()[0]}
+        if version >= self._last_versions[account_id]:
+            return account_id, LAST_VERSION
+        return end
 
     def _walk_transfers(self, ledger_id: UUID) -> None:
         """Transfers, their entries and their tasks, in the order of transfer ids."""
-        after: UUID | None = None
         sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-        while True:
-            with _snapshot() as cursor:
-                bounds = SliceBounds(ledger_id, transfer_after=after)
-                cursor.execute(
-                    TRANSFER_SLICE_END.format(**bounds.sql()),
-                    bounds.parameters | {"offset": self._slice_rows},
-                )
-                (end,) = cursor.fetchone()
-                bounds = SliceBounds(
-                    ledger_id, transfer_after=after, transfer_until=end
-                )
-                transfers = self._sweep(cursor, TRANSFERS, bounds)
+        # Closed at once if anything fails, for it holds a snapshot open.
+        with closing(
+            self._id_slices(ledger_id, "transfer", TRANSFER_SLICE_END, LAST_TRANSFER)
+        ) as slices:
+            for cursor, bounds in slices:
+                self._progress(self._sweep(cursor, TRANSFERS, bounds))
                 self._sweep(cursor, COMPLETIONS, bounds)
                 self._sweep(cursor, PAYOUT_TASKS, bounds)
                 cursor.execute(ENTRY_SUMS.format(**bounds.sql()), bounds.parameters)
@@ -539,31 +542,47 @@ class _Audit:
                     self.results["entry_sums_balance"].row_count += rows
                     sums[currency][0] += int(debits)
                     sums[currency][1] += int(credits)
-            self._progress(transfers)
-            if end is None:
-                break
-            after = end
         for currency, (debits, credits) in sums.items():
             self._compare_sums(
                 "entry_sums_balance", ledger_id, currency, debits, credits
             )
 
     def _walk_keys(self, ledger_id: UUID) -> None:
+        with closing(
+            self._id_slices(ledger_id, "key", KEY_SLICE_END, LAST_KEY)
+        ) as slices:
+            for cursor, bounds in slices:
+                self._progress(self._sweep(cursor, KEYS, bounds))
+
+    def _id_slices(
+        self, ledger_id: UUID, name: str, slice_end: str, last: str
+    ) -> Generator[tuple[Any, SliceBounds], None, None]:
+        """Slices of ascending ids, each with a cursor in its own snapshot."""
         after: UUID | None = None
+        ceiling: UUID | None = None
         while True:
             with _snapshot() as cursor:
-                bounds = SliceBounds(ledger_id, key_after=after)
+                if ceiling is None:
+                    cursor.execute(last, {"ledger_id": ledger_id})
+                    (ceiling,) = cursor.fetchone() or (None,)
+                    if ceiling is None:
+                        return
+                bounds = SliceBounds(ledger_id, **{f"{name}_after": after})
                 cursor.execute(
-                    KEY_SLICE_END.format(**bounds.sql()),
+                    slice_end.format(**bounds.sql()),
                     bounds.parameters | {"offset": self._slice_rows},
                 )
                 (end,) = cursor.fetchone() or (None,)
-                bounds = SliceBounds(ledger_id, key_after=after, key_until=end)
-                rows = self._sweep(cursor, KEYS, bounds)
-            self._progress(rows)
-            if end is None:
+                until = min(end, ceiling) if end else ceiling
+                yield (
+                    cursor,
+                    SliceBounds(
+                        ledger_id, **{f"{name}_after": after, f"{name}_until": until}
+                    ),
+                )
+            if until == ceiling:
                 return
-            after = end
+            after = until
 
     def _sweep(self, cursor: Any, sweep: Sweep, bounds: SliceBounds) -> int:
         """Asks one question of a slice; returns how many rows it looked at."""

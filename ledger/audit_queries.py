@@ -342,6 +342,26 @@ SELECT a.id FROM ledger_account a WHERE {accounts_in_slice}
 ORDER BY a.ledger_id, a.id OFFSET %(offset)s LIMIT 1
 """
 
+LAST_ENTRY_OF_ACCOUNT = """
+SELECT coalesce(max(account_version), 0) FROM ledger_entry
+WHERE ledger_id = %s AND account_id = %s
+"""
+
+LAST_TRANSFER = """
+SELECT greatest(
+    (SELECT id FROM ledger_transfer WHERE ledger_id = %(ledger_id)s
+        ORDER BY ledger_id DESC, id DESC LIMIT 1),
+    (SELECT transfer_id FROM ledger_entry WHERE ledger_id = %(ledger_id)s
+        ORDER BY ledger_id DESC, transfer_id DESC LIMIT 1),
+    (SELECT transfer_id FROM outbox_task WHERE ledger_id = %(ledger_id)s
+        ORDER BY ledger_id DESC, transfer_id DESC LIMIT 1))
+"""
+
+LAST_KEY = """
+SELECT id FROM idempotency_key WHERE ledger_id = %(ledger_id)s
+ORDER BY ledger_id DESC, id DESC LIMIT 1
+"""
+
 KEY_SLICE_END = """
 SELECT i.id FROM idempotency_key i WHERE {keys_in_slice}
 ORDER BY i.ledger_id, i.id OFFSET %(offset)s LIMIT 1
