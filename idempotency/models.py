@@ -39,7 +39,7 @@ class IdempotencyKey(models.Model):
         ]
         indexes = [
             models.Index(
-                fields=["created_at"],
+                fields=["ledger_id", "created_at"],
                 name="idempotency_key_unpurged",
                 condition=models.Q(purged_at__isnull=True),
             ),

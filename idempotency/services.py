@@ -46,13 +46,28 @@ VALUES (%s, %s, %s, %s, %s, %s::jsonb, %s, %s, %s, %s::jsonb, %s)
 ON CONFLICT (ledger_id, client_id, key) DO NOTHING
 """
 
+# From one ledger to the next by index, however many keys each has.
+_LEDGERS = """
+WITH RECURSIVE found (ledger_id) AS (
+    (SELECT ledger_id FROM idempotency_key WHERE purged_at IS NULL
+     ORDER BY ledger_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT k.ledger_id FROM idempotency_key k
+            WHERE k.purged_at IS NULL AND k.ledger_id > f.ledger_id
+            ORDER BY k.ledger_id LIMIT 1)
+    FROM found f WHERE f.ledger_id IS NOT NULL
+)
+SELECT ledger_id FROM found WHERE ledger_id IS NOT NULL
+"""
+
 _PURGE = """
 UPDATE idempotency_key SET response_headers = NULL, response_body = NULL,
     purged_at = clock_timestamp()
-WHERE (ledger_id, id) IN (
-    SELECT ledger_id, id FROM idempotency_key
-    WHERE purged_at IS NULL AND created_at < clock_timestamp() - make_interval(secs => %s)
-    ORDER BY created_at LIMIT %s FOR UPDATE SKIP LOCKED)
+WHERE ledger_id = %(ledger_id)s AND id IN (
+    SELECT id FROM idempotency_key
+    WHERE ledger_id = %(ledger_id)s AND purged_at IS NULL
+        AND created_at < clock_timestamp() - make_interval(secs => %(seconds)s)
+    ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
 """
 
 
@@ -199,10 +214,18 @@ def _rebuilders() -> dict[str, Callable[..., tuple[dict[str, Any], str]]]:
     }
 
 
-def responses_purge(*, older_than: timedelta) -> int:
-    """Empties the stored responses of old keys, a batch at a time; the keys stay.
+def ledgers_with_responses() -> list[UUID]:
+    """The ids of the ledgers that have stored responses."""
+    with connection.cursor() as cursor:
+        cursor.execute(_LEDGERS)
+        return [ledger_id for (ledger_id,) in cursor.fetchall()]
+
+
+def responses_purge(*, ledger_id: UUID, older_than: timedelta) -> int:
+    """Empties the stored responses of a ledger's old keys; the keys stay.
 
     Args:
+        ledger_id: whose.
         older_than: the retention.
 
     Returns:
@@ -213,5 +236,12 @@ def responses_purge(*, older_than: timedelta) -> int:
     """
     require_transaction()
     with connection.cursor() as cursor:
-        cursor.execute(_PURGE, [older_than.total_seconds(), PURGE_BATCH])
+        cursor.execute(
+            _PURGE,
+            {
+                "ledger_id": ledger_id,
+                "seconds": older_than.total_seconds(),
+                "limit": PURGE_BATCH,
+            },
+        )
         return int(cursor.rowcount)

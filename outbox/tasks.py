@@ -24,7 +24,7 @@ TIME_LIMIT_SECONDS = 50
 _stopping = RawValue(ctypes.c_bool, False)
 
 
-@worker_shutting_down.connect(weak=False)  # type: ignore[untyped-decorator]
+@worker_shutting_down.connect(weak=False)
 def _stop_drains(**_: Any) -> None:
     _stopping.value = True
 
@@ -35,7 +35,7 @@ def _should_stop() -> bool:
 
 # A message lost with its worker is made up for by beat within a second, so it is
 # acknowledged before the work, whatever the project's default.
-@shared_task(  # type: ignore[untyped-decorator]
+@shared_task(
     name=DRAIN_TASK,
     ignore_result=True,
     acks_late=False,

@@ -50,7 +50,7 @@ class Migration(migrations.Migration):
                         "indexes": [
                             models.Index(
                                 condition=models.Q(("purged_at__isnull", True)),
-                                fields=["created_at"],
+                                fields=["ledger_id", "created_at"],
                                 name="idempotency_key_unpurged",
                             )
                         ],

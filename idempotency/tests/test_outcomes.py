@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from idempotency.fingerprint import differing_fields, request_digests
 from idempotency.models import IdempotencyKey
-from idempotency.services import responses_purge
+from idempotency.services import ledgers_with_responses, responses_purge
 from idempotency.tests.conftest import Shop, make_shop
 from ledger.models import Account
 from payflow.db import constraint_name
@@ -235,15 +235,18 @@ def test_a_purged_refusal_is_expired_and_never_executes(books, key, no_valkey):
 
 
 def test_the_retention_empties_old_responses_and_keeps_the_keys(books, key):
+    ledger_id = books.ledger.id
     send(books, Idempotency_Key=key)
 
-    assert responses_purge(older_than=timedelta(days=1)) == 0
+    assert ledger_id in ledgers_with_responses()
+    assert responses_purge(ledger_id=ledger_id, older_than=timedelta(days=1)) == 0
     assert books.key_row(key).response_body is not None
-    assert responses_purge(older_than=timedelta(0)) >= 1
+    assert responses_purge(ledger_id=ledger_id, older_than=timedelta(0)) == 1
     row = books.key_row(key)
     assert (row.response_body, row.response_headers) == (None, None)
     assert row.purged_at is not None
     assert row.digests
+    assert ledger_id not in ledgers_with_responses()
 
 
 def refusal(sql: str) -> str | None:

@@ -195,8 +195,8 @@ OUTBOX_HANDLERS = {
 OUTBOX_PAYOUT_PROVIDER = env.str(
     "PAYOUT_PROVIDER", "outbox.providers.http.HttpPayoutProvider"
 )
-# After a send whose outcome is unknown, the provider's "not found" is believed only once
-# this much time has passed: the request may still be on its way through the bank.
+# After a send of unknown outcome, the bank's "not found" is believed only once this
+# much time has passed: the request may still be on its way through the bank.
 PAYOUT_SETTLE_DELAY_SECONDS = env.float("PAYOUT_SETTLE_DELAY_SECONDS", 60.0)
 PAYOUT_PROVIDER_URL = env.str("PAYOUT_PROVIDER_URL", "http://127.0.0.1:8090")
 

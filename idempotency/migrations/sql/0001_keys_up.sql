@@ -22,8 +22,8 @@ CREATE TABLE idempotency_key (
         status BETWEEN 200 AND 299 OR status IN (409, 422))
 );
 
--- Retention walks the oldest rows of all ledgers; purged ones leave the index.
-CREATE INDEX idempotency_key_unpurged ON idempotency_key (created_at)
+-- Retention walks a ledger's oldest rows; purged ones leave the index.
+CREATE INDEX idempotency_key_unpurged ON idempotency_key (ledger_id, created_at)
     WHERE purged_at IS NULL;
 
 CREATE TRIGGER idempotency_key_is_never_deleted

@@ -40,7 +40,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--list",
             action="store_true",
-            help=f"show up to {MAX_LISTED} tasks that wait for somebody, and do nothing",
+            help=f"show up to {MAX_LISTED} tasks that wait for somebody",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -59,8 +59,8 @@ class Command(BaseCommand):
             for task in sorted(tasks, key=lambda task: task.id):
                 if not task_retry(ledger_id=task.ledger_id, task_id=task.id):
                     raise CommandError(
-                        f"Task {task.id} is {task.state}: only dead ones, and ones that "
-                        "need attention, can be retried. Nothing was changed."
+                        f"Task {task.id} is {task.state}: only dead tasks, and ones "
+                        "that need attention, are retried. Nothing was changed."
                     )
         wake_dispatcher()
         for task in tasks:
@@ -71,9 +71,7 @@ class Command(BaseCommand):
         task_id: UUID | None = parse_id(text)
         task = OutboxTask.objects.filter(id=task_id).first() if task_id else None
         if task is None:
-            raise CommandError(
-                f"There is no task {text!r}; --list shows which there are."
-            )
+            raise CommandError(f"There is no task {text!r}; see --list.")
         return task
 
     def _list(self) -> None:
