@@ -390,9 +390,13 @@ def _snapshot() -> Iterator[Any]:
     with _transaction(), connection.cursor() as cursor:
         if is_own:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        # Compiling a slice's query costs more than running it.
+        # A slice reads neighbouring keys in their index's order. Without statistics, or
+        # with old ones, the planner would rather scan a whole table for each, or sort;
+        # and compiling a slice's query would cost more than running it.
         cursor.execute(
-            "SELECT set_config('jit', 'off', true), set_config('work_mem', %s, true)",
+            "SELECT set_config('enable_seqscan', 'off', true),"
+            " set_config('enable_bitmapscan', 'off', true),"
+            " set_config('jit', 'off', true), set_config('work_mem', %s, true)",
             [WORK_MEMORY],
         )
         yield cursor
