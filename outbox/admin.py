@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.contrib import admin
@@ -14,7 +15,7 @@ from outbox.enums import LIVE_STATES, TaskKind, TaskState
 from outbox.models import OutboxAttempt, OutboxAttemptOutcome, OutboxTask
 from payflow.admin import (
     BELOW_TABLES,
-    MAX_COUNT,
+    LEDGER_PARAMETER,
     MAX_MATCHES,
     MAX_TABLE_ROWS,
     ChoiceFilter,
@@ -39,7 +40,6 @@ from payflow.admin import (
     money,
     parse_uuid,
     short,
-    short_id,
 )
 
 _TONES = {
@@ -96,32 +96,31 @@ def payout_figures(request: HttpRequest) -> Iterable[Figure]:
     if not can_view(request, "outbox.outboxtask"):
         return
     rows = OutboxTask.objects.filter(ledger_id__in=all_ledger_ids()).order_by()
-    in_flight = bounded_count(rows.filter(kind=TaskKind.PAYOUT, state__in=LIVE_STATES))
-    dead = bounded_count(_payouts_in_state(rows, [TaskState.DEAD]))
-    attention = bounded_count(_payouts_in_state(rows, [TaskState.NEEDS_ATTENTION]))
-    url = reverse("admin:outbox_outboxtask_changelist")
-    capped = f"counted up to {MAX_COUNT:,}, all ledgers"
-    yield Figure(
-        "Payouts in flight",
-        count_label(in_flight),
-        "plain",
-        capped,
-        f"{url}?state=live",
-    )
-    yield Figure(
-        "Dead payouts",
-        count_label(dead),
-        "bad" if dead else "good",
-        "given up; a person decides",
-        f"{url}?state=dead",
-    )
-    yield Figure(
+    in_flight = rows.filter(kind=TaskKind.PAYOUT, state__in=LIVE_STATES)
+    dead = _payouts_in_state(rows, [TaskState.DEAD])
+    attention = _payouts_in_state(rows, [TaskState.NEEDS_ATTENTION])
+    yield _figure("Payouts in flight", in_flight, "live", "on their way to a bank")
+    yield _figure("Dead payouts", dead, "dead", "given up; a person decides", "bad")
+    yield _figure(
         "Payouts needing attention",
-        count_label(attention),
-        "bad" if attention else "good",
+        attention,
+        "needs_attention",
         "the ledger refused the outcome",
-        f"{url}?state=needs_attention",
+        "bad",
     )
+
+
+def _figure(
+    label: str, rows: QuerySet[OutboxTask], state: str, note: str, tone: str = ""
+) -> Figure:
+    """A count over all ledgers, linked to the list of a ledger that has such a task."""
+    count = bounded_count(rows)
+    query = {"state": state}
+    if count:
+        query[LEDGER_PARAMETER] = str(rows.values_list("ledger_id", flat=True)[:1][0])
+    url = f"{reverse('admin:outbox_outboxtask_changelist')}?{urlencode(query)}"
+    tone = (tone if count else "good") if tone else "plain"
+    return Figure(label, count_label(count), tone, f"{note}; all ledgers", url)
 
 
 class AccountScope(ScopeFilter):
@@ -209,10 +208,8 @@ class OutboxTaskAdmin(ReadOnlyModelAdmin):
         "delivery_shown",
         "amount_shown",
         "destination_short",
-        "attempt_count",
+        "attempts_shown",
         "of_transfer",
-        "completed_by",
-        "short_id",
     )
     list_filter = (
         LedgerFilter,
@@ -313,10 +310,10 @@ class OutboxTaskAdmin(ReadOnlyModelAdmin):
         """The settlement or the reversal."""
         return link("ledger.transfer", task.completion_transfer_id, task.ledger_id)
 
-    @admin.display(description="id")
-    def short_id(self, task: OutboxTask) -> str:
-        """The end of the id."""
-        return short_id(task.id)
+    @admin.display(description="attempts")
+    def attempts_shown(self, task: OutboxTask) -> str:
+        """How often the provider was called."""
+        return f"{task.attempt_count:,}"
 
     @admin.display(description="ledger")
     def in_books(self, task: OutboxTask) -> str:
