@@ -21,7 +21,7 @@ class Ledger(models.Model):
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    slug = models.TextField(unique=True)
+    slug = models.TextField(unique=True, db_collation="C")
     name = models.TextField()
     time_zone = models.TextField(default="UTC")
     settings = models.JSONField(default=dict, blank=True)
@@ -95,7 +95,7 @@ class Account(models.Model):
         Ledger, on_delete=models.PROTECT, db_constraint=False, db_index=False
     )
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    reference = models.TextField(null=True, blank=True)
+    reference = models.TextField(null=True, blank=True, db_collation="C")
     owner_name = models.TextField(default="", blank=True)
     kind = models.TextField(choices=AccountKind.choices, default=AccountKind.LIABILITY)
     code = models.TextField(default="", blank=True)
@@ -175,7 +175,7 @@ class Transfer(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     kind = models.TextField(choices=TransferKind.choices)
     posting_count = models.IntegerField()
-    reference = models.TextField(null=True, blank=True)
+    reference = models.TextField(null=True, blank=True, db_collation="C")
     description = models.TextField(default="", blank=True)
     metadata = models.JSONField(default=dict, blank=True)
     effective_at = models.DateTimeField()

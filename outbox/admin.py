@@ -83,13 +83,6 @@ def task_row(task: OutboxTask) -> Sequence[Any]:
     )
 
 
-def _payouts_in_state(
-    rows: QuerySet[OutboxTask], states: Iterable[str]
-) -> QuerySet[OutboxTask]:
-    """Payouts in ``states``, in a form that the index by payout account serves."""
-    return rows.filter(account_id__isnull=False, state__in=states).order_by()
-
-
 @index_figures(20)
 def payout_figures(request: HttpRequest) -> Iterable[Figure]:
     """How many payouts are on their way, and how many need a person."""
@@ -97,10 +90,10 @@ def payout_figures(request: HttpRequest) -> Iterable[Figure]:
         return
     rows = OutboxTask.objects.filter(ledger_id__in=all_ledger_ids()).order_by()
     in_flight = rows.filter(kind=TaskKind.PAYOUT, state__in=LIVE_STATES)
-    dead = _payouts_in_state(rows, [TaskState.DEAD])
-    attention = _payouts_in_state(rows, [TaskState.NEEDS_ATTENTION])
+    dead = rows.filter(state=TaskState.DEAD)
+    attention = rows.filter(state=TaskState.NEEDS_ATTENTION)
     yield _figure("Payouts in flight", in_flight, "live", "on their way to a bank")
-    yield _figure("Dead payouts", dead, "dead", "given up; a person decides", "bad")
+    yield _figure("Dead tasks", dead, "dead", "given up; a person decides", "bad")
     yield _figure(
         "Payouts needing attention",
         attention,
@@ -191,7 +184,7 @@ class StateFilter(ChoiceFilter):
             states = LIVE_STATES if value == "live" else (value,)
             found = queryset.filter(kind__in=TaskKind.values, state__in=states)
         else:
-            found = _payouts_in_state(queryset, [value])
+            found = queryset.filter(state=value)
         ids = found.order_by().values_list("pk", flat=True)[:MAX_MATCHES]
         return queryset.filter(pk__in=list(ids))
 

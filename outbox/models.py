@@ -65,6 +65,11 @@ class OutboxTask(models.Model):
         ]
         indexes = [
             models.Index(
+                fields=["ledger_id", "state", "id"],
+                name="outbox_task_attention",
+                condition=models.Q(state__in=["dead", "needs_attention"]),
+            ),
+            models.Index(
                 fields=["ledger_id", "kind", "due_at", "id"],
                 name="outbox_task_due",
                 condition=models.Q(state__in=["pending", "leased"]),

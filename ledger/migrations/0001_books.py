@@ -95,7 +95,7 @@ class Migration(migrations.Migration):
                                 serialize=False,
                             ),
                         ),
-                        ("slug", models.TextField(unique=True)),
+                        ("slug", models.TextField(db_collation="C", unique=True)),
                         ("name", models.TextField()),
                         ("time_zone", models.TextField(default="UTC")),
                         ("settings", models.JSONField(blank=True, default=dict)),
@@ -175,7 +175,10 @@ class Migration(migrations.Migration):
                                 serialize=False,
                             ),
                         ),
-                        ("reference", models.TextField(blank=True, null=True)),
+                        (
+                            "reference",
+                            models.TextField(blank=True, db_collation="C", null=True),
+                        ),
                         ("owner_name", models.TextField(blank=True, default="")),
                         (
                             "kind",
@@ -256,7 +259,10 @@ class Migration(migrations.Migration):
                             ),
                         ),
                         ("posting_count", models.IntegerField()),
-                        ("reference", models.TextField(blank=True, null=True)),
+                        (
+                            "reference",
+                            models.TextField(blank=True, db_collation="C", null=True),
+                        ),
                         ("description", models.TextField(blank=True, default="")),
                         ("metadata", models.JSONField(blank=True, default=dict)),
                         ("effective_at", models.DateTimeField()),

@@ -186,6 +186,13 @@ class Migration(migrations.Migration):
                         "indexes": [
                             models.Index(
                                 condition=models.Q(
+                                    ("state__in", ["dead", "needs_attention"])
+                                ),
+                                fields=["ledger_id", "state", "id"],
+                                name="outbox_task_attention",
+                            ),
+                            models.Index(
+                                condition=models.Q(
                                     ("state__in", ["pending", "leased"])
                                 ),
                                 fields=["ledger_id", "kind", "due_at", "id"],

@@ -3,7 +3,7 @@
 
 CREATE TABLE ledger_ledger (
     id uuid NOT NULL CONSTRAINT ledger_ledger_pkey PRIMARY KEY,
-    slug text NOT NULL CONSTRAINT ledger_slug_unique UNIQUE,
+    slug text COLLATE "C" NOT NULL CONSTRAINT ledger_slug_unique UNIQUE,
     name text NOT NULL,
     time_zone text NOT NULL DEFAULT 'UTC',
     settings jsonb NOT NULL DEFAULT '{}',
@@ -42,7 +42,8 @@ CREATE TABLE ledger_api_key (
 CREATE TABLE ledger_account (
     ledger_id uuid NOT NULL,
     id uuid NOT NULL,
-    reference text,
+    -- The C collation lets the unique index serve searches by prefix too.
+    reference text COLLATE "C",
     owner_name text NOT NULL DEFAULT '',
     kind text NOT NULL DEFAULT 'liability',
     code text NOT NULL DEFAULT '',
@@ -94,7 +95,7 @@ CREATE TABLE ledger_transfer (
     id uuid NOT NULL,
     kind text NOT NULL,
     posting_count integer NOT NULL,
-    reference text,
+    reference text COLLATE "C",
     description text NOT NULL DEFAULT '',
     metadata jsonb NOT NULL DEFAULT '{}',
     effective_at timestamptz NOT NULL,

@@ -56,6 +56,9 @@ CREATE INDEX outbox_task_due ON outbox_task (ledger_id, kind, due_at, id)
 CREATE INDEX outbox_task_payout_account ON outbox_task (ledger_id, account_id, state)
     WHERE account_id IS NOT NULL;
 
+CREATE INDEX outbox_task_attention ON outbox_task (ledger_id, state, id)
+    WHERE state IN ('dead', 'needs_attention');
+
 CREATE TABLE outbox_attempt (
     ledger_id uuid NOT NULL,
     id uuid NOT NULL,
