@@ -385,7 +385,7 @@ class AccountAdmin(_BooksAdmin):
         """References and owners that begin with the text."""
         return [
             rows.filter(reference__startswith=text),
-            rows.filter(owner_name__startswith=text),
+            rows.filter(owner_name__startswith=text).exclude(owner_name=""),
         ]
 
     @admin.display(description="account")

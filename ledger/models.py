@@ -130,6 +130,7 @@ class Account(models.Model):
                 fields=["ledger", "owner_name"],
                 name="account_owner_name",
                 opclasses=["uuid_ops", "text_pattern_ops"],
+                condition=~Q(owner_name=""),
             ),
         ]
 

@@ -82,7 +82,10 @@ def retry_on_conflict(work: Callable[[], T]) -> T:
                 ceiling = min(MAX_CONFLICT_PAUSE_SECONDS, 0.01 * 2**attempt)
                 time.sleep(random.uniform(0, ceiling))  # noqa: S311 - jitter
                 continue
-            raise problem_of(error) from error
+            problem = problem_of(error)
+            if problem is error:
+                raise
+            raise problem from error
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 

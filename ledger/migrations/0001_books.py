@@ -432,6 +432,7 @@ class Migration(migrations.Migration):
                         fields=["ledger", "owner_name"],
                         name="account_owner_name",
                         opclasses=["uuid_ops", "text_pattern_ops"],
+                        condition=models.Q(("owner_name", ""), _negated=True),
                     ),
                 ),
                 migrations.AddConstraint(

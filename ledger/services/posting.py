@@ -51,6 +51,10 @@ from payflow.money import MAX_AMOUNT
 MAX_TRANSFERS = 10_000
 #: A transfer this little ahead of our clock is taken as happening now.
 CLOCK_TOLERANCE = timedelta(seconds=5)
+#: From so many entries on, what the connection remembers of plans is thrown away first.
+#: Foreign keys and triggers keep theirs, and one that was made on nearly empty tables
+#: may read a whole table for each row, until autovacuum has noticed that they grew.
+REPLAN_ENTRIES = 200
 #: The largest lifetime total of a counter: what the database's CHECK allows.
 MAX_COUNTER = 9_000_000_000_000_000_000
 
@@ -443,6 +447,8 @@ class _Batch:
             ),
         }
         with connection.cursor() as cursor:
+            if len(self._entries) >= REPLAN_ENTRIES:
+                cursor.execute("DISCARD PLANS")
             cursor.execute(_WRITE, parameters)
             (recorded_at, updated) = cursor.fetchone()
         if updated != len(accounts):

@@ -323,10 +323,6 @@ def bulk_batch_write(*, batch: BulkBatch, actor: Actor, now: datetime) -> None:
         RuntimeError: no transaction is open.
     """
     require_transaction()
-    with connection.cursor() as cursor:
-        # The triggers' plans are kept by the connection. Ones made while the tables
-        # were almost empty may read a whole ledger for each row of a full batch.
-        cursor.execute("DISCARD PLANS")
     requests = batch.requests
     if batch.accounts:
         _insert_accounts(batch)

@@ -58,6 +58,10 @@ min_wal_size = '{min_wal_size}'
 checkpoint_timeout = '15min'
 random_page_cost = 1.1
 
+# New books grow from nothing to thousands of rows in seconds: the planner must not
+# learn of it a minute later, which is the default.
+autovacuum_naptime = '5s'
+
 timezone = 'UTC'
 log_timezone = 'UTC'
 log_line_prefix = '%m [%p] %u@%d '

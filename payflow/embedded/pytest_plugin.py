@@ -97,7 +97,7 @@ class TestServers:
             )
             postgres.prepare()
             self._launch("postgres", postgres.command, signal.SIGINT, user)
-            waits.append(("PostgreSQL", postgres.is_ready))
+            waits.append(("postgres", postgres.is_ready))
             # Tests are the superuser: they create databases and take other roles on.
             os.environ["DATABASE_URL"] = postgres.url
             os.environ.pop("DATABASE_OWNER_URL", None)
@@ -109,7 +109,7 @@ class TestServers:
             )
             valkey.prepare()
             self._launch("valkey", valkey.command, signal.SIGTERM)
-            waits.append(("Valkey", valkey.is_ready))
+            waits.append(("valkey", valkey.is_ready))
             os.environ["REDIS_URL"] = valkey.url
         deadline = time.monotonic() + START_SECONDS
         for name, is_ready in waits:
@@ -118,8 +118,8 @@ class TestServers:
                     process.poll() is not None for process, _ in self._processes
                 )
                 if ended or time.monotonic() > deadline:
-                    log = (self._directory / f"{name.lower()}.log").read_text()
-                    raise StackError(f"{name} for the tests does not start:\n{log}")
+                    log = (self._directory / f"{name}.log").read_text()
+                    raise StackError(f"The tests' {name} does not start:\n{log}")
                 time.sleep(0.02)
 
     def stop(self) -> None:

@@ -87,8 +87,11 @@ CREATE TABLE ledger_account (
 
 CREATE UNIQUE INDEX account_reference_unique_in_ledger
     ON ledger_account (ledger_id, reference) WHERE reference IS NOT NULL;
+-- Partial, so that no look-up by id can ever be planned over it: on nearly empty books
+-- it would cost as little as the primary key, and such plans are kept.
 CREATE INDEX account_owner_name
-    ON ledger_account (ledger_id uuid_ops, owner_name text_pattern_ops);
+    ON ledger_account (ledger_id uuid_ops, owner_name text_pattern_ops)
+    WHERE owner_name <> '';
 
 CREATE TABLE ledger_transfer (
     ledger_id uuid NOT NULL,
