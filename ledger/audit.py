@@ -143,6 +143,11 @@ _CHECKS = (
         "transfers",
     ),
     Check(
+        "transfer_not_recorded_in_future",
+        "No transfer is recorded more than a minute ahead of the database's clock.",
+        "transfers",
+    ),
+    Check(
         "transfer_reverses_existing",
         "A transfer that reverses another names one that exists.",
         "transfers",

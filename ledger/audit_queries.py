@@ -384,6 +384,7 @@ TRANSFERS = Sweep(
         "transfer_has_entries",
         "transfer_entries_are_its_postings",
         "entry_repeats_times_of_transfer",
+        "transfer_not_recorded_in_future",
         "transfer_has_posted_task",
         "task_has_transfer",
     ),
@@ -462,6 +463,9 @@ TRANSFERS = Sweep(
             jsonb_build_object('transfer_id', id),
             concat_ws(' ', 'effective', effective_at, 'recorded', created_at),
             'other times', 1),
+        ('transfer_not_recorded_in_future',
+            created_at > clock_timestamp() + interval '1 minute',
+            jsonb_build_object('transfer_id', id), 'by now', created_at::text, 1),
         ('transfer_has_posted_task', id IS NOT NULL AND posted <> 1,
             jsonb_build_object('transfer_id', id), '1', posted::text, posted - 1)
     """,

@@ -62,6 +62,11 @@ class OutboxTask(models.Model):
                 fields=["ledger_id", "transfer_id", "kind", "posting_number"],
                 name="task_unique_per_posting",
             ),
+            models.UniqueConstraint(
+                fields=["ledger_id", "completion_transfer_id"],
+                name="task_completion_ends_one_payout",
+                condition=models.Q(completion_transfer_id__isnull=False),
+            ),
         ]
         indexes = [
             models.Index(

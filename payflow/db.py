@@ -41,7 +41,13 @@ CONSTRAINT_PROBLEMS = {
     "transfer_reference_unique_in_ledger": "reference_taken",
     "account_reference_unique_in_ledger": "reference_taken",
     "account_payout_role_changes_only_empty": "account_not_empty",
+    "transfer_not_recorded_in_future": "clock_behind",
 }
+
+#: Those of them that a second look turns into an ordinary refusal.
+LOST_RACES = frozenset(
+    {"transfer_reference_unique_in_ledger", "account_reference_unique_in_ledger"}
+)
 
 
 @contextmanager
@@ -66,7 +72,10 @@ def require_transaction() -> None:
 
 
 def retry_on_conflict(work: Callable[[], T]) -> T:
-    """Runs ``work``, which opens its own transaction, again after a deadlock.
+    """Runs ``work``, which opens its own transaction, again after a lost race.
+
+    That is a deadlock, or a name that somebody else took between our look and our
+    write: the second look finds it, and refuses as it would have at first.
 
     Raises:
         ProblemError: ``ledger_busy`` when the retries are used up or a lock could not
@@ -77,7 +86,8 @@ def retry_on_conflict(work: Callable[[], T]) -> T:
         try:
             return work()
         except (DatabaseError, InterfaceError) as error:
-            if _is_conflict(error) and attempt < MAX_CONFLICT_RETRIES:
+            is_passing = _is_conflict(error) or constraint_name(error) in LOST_RACES
+            if is_passing and attempt < MAX_CONFLICT_RETRIES:
                 log.info("transaction_conflict_retried", attempt=attempt + 1)
                 ceiling = min(MAX_CONFLICT_PAUSE_SECONDS, 0.01 * 2**attempt)
                 time.sleep(random.uniform(0, ceiling))  # noqa: S311 - jitter

@@ -10,6 +10,15 @@ EXCEPTION WHEN duplicate_object OR unique_violation THEN
 END
 $$;
 
+-- Nobody needs temporary tables here, and one can bear the name of a real one.
+DO $$
+BEGIN
+    EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE NOTICE 'the owner of the database may revoke TEMPORARY from PUBLIC';
+END
+$$;
+
 GRANT USAGE ON SCHEMA public TO payflow_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO payflow_app;
 GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO payflow_app;

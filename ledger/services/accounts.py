@@ -58,7 +58,8 @@ def account_create(*, ledger_id: UUID, request: AccountRequest) -> Account | Pro
     """Makes an empty account.
 
     Refused for the first of: ``currency_unknown``, ``reference_reserved``,
-    ``payout_account_must_be_liability``, ``reference_taken``.
+    ``payout_account_must_be_liability``, ``payout_account_floor_must_be_zero``,
+    ``reference_taken``.
 
     Raises:
         RuntimeError: no transaction is open.
@@ -79,6 +80,8 @@ def account_create(*, ledger_id: UUID, request: AccountRequest) -> Account | Pro
             "payout_account_must_be_liability",
             f"This account would be of kind {request.kind}.",
         )
+    if request.payout_destination is not None and request.min_balance != 0:
+        return _floor_problem(request.min_balance)
     account = _insert(ledger_id, request)
     if account is None:
         return Problem(
@@ -123,8 +126,9 @@ def account_update(
 
     What is already as wanted is not written, so a repeated request changes nothing.
     Refused for the first of: ``account_not_found``,
-    ``payout_account_must_be_liability``, ``account_not_empty`` (a payout destination is
-    set or removed only at a balance of zero).
+    ``payout_account_must_be_liability``, ``payout_account_floor_must_be_zero``,
+    ``account_not_empty`` (a payout destination is set or removed only at a balance of
+    zero).
 
     Raises:
         RuntimeError: no transaction is open.
@@ -141,7 +145,12 @@ def account_update(
             {"account_id": str(account_id)},
         )
     old = {name: getattr(account, name) for name in changes}
-    new = {name: value for name, value in changes.items() if value != old[name]}
+    new = {
+        name: value
+        for name, value in changes.items()
+        # As JSON, because for Python 1 and true are the same.
+        if json.dumps(value, sort_keys=True) != json.dumps(old[name], sort_keys=True)
+    }
     if not new:
         return account
     if "payout_destination" in new:
@@ -150,6 +159,8 @@ def account_update(
                 "payout_account_must_be_liability",
                 f"This account is of kind {account.kind}.",
             )
+        if new["payout_destination"] is not None and account.min_balance != 0:
+            return _floor_problem(account.min_balance)
         changes_role = (new["payout_destination"] is None) != (
             account.payout_destination is None
         )
@@ -170,6 +181,14 @@ def account_update(
     for name, value in new.items():
         setattr(account, name, value)
     return account
+
+
+def _floor_problem(floor: int | None) -> Problem:
+    return Problem(
+        "payout_account_floor_must_be_zero",
+        f"This account's floor is {floor}; money in flight must be free to leave.",
+        {"min_balance": floor},
+    )
 
 
 def change_record(

@@ -49,6 +49,8 @@ from payflow.money import MAX_AMOUNT
 
 #: The most transfers of one call; the callers slice longer work.
 MAX_TRANSFERS = 10_000
+#: The most postings of one call, well within the statement's time limit.
+MAX_BATCH_POSTINGS = 25_000
 #: A transfer this little ahead of our clock is taken as happening now.
 CLOCK_TOLERANCE = timedelta(seconds=5)
 #: From so many entries on, what the connection remembers of plans is thrown away first.
@@ -91,6 +93,8 @@ def transfers_post(
     require_transaction()
     if len(requests) > MAX_TRANSFERS:
         raise ValueError(f"at most {MAX_TRANSFERS} transfers at once")
+    if sum(len(request.postings) for request in requests) > MAX_BATCH_POSTINGS:
+        raise ValueError(f"at most {MAX_BATCH_POSTINGS} postings at once")
     accounts = lock_accounts(
         ledger_id=ledger_id,
         account_ids=(

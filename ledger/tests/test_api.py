@@ -518,3 +518,31 @@ def test_every_problem_code_can_be_looked_up(api):
     for code in codes:
         assert api.get(f"/problems/{code}").json()["code"] == code
     assert api.get("/problems/nonsense").status_code == 404
+
+
+@pytest.mark.parametrize("floor", [100, -1, None])
+def test_a_payout_account_has_a_floor_of_zero(api, floor):
+    body = {"currency": "USD", "payout_destination": "iban", "min_balance": floor}
+    made = problem(api.send("/v1/accounts", body))
+    plain = AccountFactory(ledger=api.ledger, min_balance=floor)
+    changed = problem(
+        api.send(
+            f"/v1/accounts/{plain.id}", {"payout_destination": "iban"}, method="patch"
+        )
+    )
+
+    assert made["code"] == changed["code"] == "payout_account_floor_must_be_zero"
+
+
+def test_one_and_true_are_different_metadata(api):
+    account = AccountFactory(ledger=api.ledger, metadata={"vip": 1})
+
+    response = api.send(
+        f"/v1/accounts/{account.id}", {"metadata": {"vip": True}}, method="patch"
+    )
+
+    assert response.json()["metadata"]["vip"] is True
+    assert fresh(account).metadata["vip"] is True
+    assert Change.objects.filter(
+        ledger_id=api.ledger.id, account_id=account.id
+    ).exists()

@@ -601,7 +601,15 @@ def test_finished_payout_without_its_completion_is_found(
     assert found["payout_end_has_completion"] == 1_000
 
 
+def test_transfer_that_is_recorded_in_the_future_is_found(unguarded: Books) -> None:
+    later = "created_at = created_at + interval '1 day'"
+    run(f"UPDATE ledger_transfer SET {later} WHERE id = %s", unguarded.transfer)
+
+    assert "transfer_not_recorded_in_future" in fired(check_of(unguarded.ledger))
+
+
 def test_completion_that_ends_two_payouts_is_found(unguarded: Books) -> None:
+    run("DROP INDEX task_completion_ends_one_payout")
     other = unguarded.payout(1_000)
     OutboxTask.objects.filter(id=other.id).update(
         state=TaskState.DONE,

@@ -69,6 +69,7 @@ class Books:
             "effective_at": "(SELECT at FROM clock)",
             "entry_effective_at": "(SELECT at FROM clock)",
             "tasks": 1,
+            "payout": "",
             "entries": 1,
             "second_direction": "credit",
             **changes,
@@ -103,9 +104,13 @@ class Books:
             ) AS x (direction, account_id, currency, amount, version, d, c)
             WHERE {v["entries"]} = 1
         ), k AS (
-            INSERT INTO outbox_task (ledger_id, id, kind, transfer_id)
-            SELECT '{v["ledger"]}', gen_random_uuid(), 'transfer.posted',
-                '{v["transfer"]}' WHERE {v["tasks"]} = 1
+            INSERT INTO outbox_task (ledger_id, id, transfer_id, kind, posting_number,
+                account_id, destination, amount, currency)
+            SELECT '{v["ledger"]}'::uuid, gen_random_uuid(), '{v["transfer"]}'::uuid,
+                x.* FROM (VALUES
+                ('transfer.posted', 0, NULL::uuid, NULL, NULL::bigint, NULL)
+                {v["payout"]}) AS x
+            WHERE {v["tasks"]} = 1
         ), a AS ({update})
         SELECT 1
         """
@@ -331,9 +336,15 @@ def test_an_entry_that_does_not_follow_the_previous_one_is_refused(books, change
 
 
 def test_the_recording_time_of_an_account_does_not_decrease(books):
-    change = {"at": "clock_timestamp() - interval '1 hour'"}
+    later = {
+        "at": "clock_timestamp() + interval '30 seconds'",
+        "target": AccountFactory(ledger=books.ledger).id,
+        "target_version": 1,
+        "target_credits": 50,
+    }
+    run(books.write(**later))
 
-    assert refusal(books.write(**change)) == "entry_time_does_not_decrease"
+    assert refusal(books.write()) == "entry_time_does_not_decrease"
 
 
 def test_an_account_starts_empty(books):
@@ -496,37 +507,52 @@ def test_an_entry_cannot_point_into_another_ledger(books):
 # 8. Tasks
 
 
-def test_a_payout_task_is_of_a_posting_into_its_account(books):
+@pytest.mark.parametrize(
+    ("payout", "rule"),
+    [
+        ("", "transfer_comes_with_its_tasks"),
+        (", ('payout', 1, '{target}', 'iban', 49, 'USD')", "matches"),
+        (", ('payout', 1, '{target}', 'other', 50, 'USD')", "matches"),
+        (", ('payout', 1, '{target}', 'iban', 50, 'EUR')", "matches"),
+        (", ('payout', 2, '{target}', 'iban', 50, 'USD')", "matches"),
+        (", ('payout', 1, '{source}', 'iban', 50, 'USD')", "matches"),
+        (", ('payout', 1, '{target}', NULL, 50, 'USD')", "task_payout_is_complete"),
+    ],
+)
+def test_a_payout_task_is_of_a_posting_into_its_account(books, payout, rule):
+    account = AccountFactory(ledger=books.ledger, payout_destination="iban")
+    text = payout.format(target=account.id, source=books.source.id)
+    change = {"target": account.id, "target_version": 1, "target_credits": 50}
+
+    expected = "task_payout_matches_its_posting" if rule == "matches" else rule
+    assert refusal(books.write(**change, payout=text)) == expected
+
+
+def test_a_payout_task_that_matches_is_accepted(books):
+    account = AccountFactory(ledger=books.ledger, payout_destination="iban")
+    payout = f", ('payout', 1, '{account.id}', 'iban', 50, 'USD')"
+
+    run(
+        books.write(
+            target=account.id, target_version=1, target_credits=50, payout=payout
+        )
+    )
+
+    assert fresh(account).posted == 50
+
+
+def test_a_posting_has_one_payout_task(books):
     payout = AccountFactory(ledger=books.ledger, payout_destination="iban")
     sent = move(books.source, payout, 10)
-    insert = (
-        "INSERT INTO outbox_task (ledger_id, id, kind, transfer_id, posting_number,"
-        " account_id, destination, amount, currency)"
-        " VALUES (%s, %s, 'payout', %s, %s, %s, %s, %s, 'USD')"
-    )
 
-    def task(transfer_id: Any, account: Account, number: int, amount: int) -> Any:
-        return refusal(
-            insert,
-            [
-                books.ledger.id,
-                new_id(),
-                transfer_id,
-                number,
-                account.id,
-                "iban",
-                amount,
-            ],
+    assert (
+        refusal(
+            "INSERT INTO outbox_task (ledger_id, id, kind, transfer_id, posting_number,"
+            " account_id, destination, amount, currency)"
+            " VALUES (%s, %s, 'payout', %s, 1, %s, 'iban', 10, 'USD')",
+            [books.ledger.id, new_id(), sent.id, payout.id],
         )
-
-    assert task(sent.id, payout, 1, 10) == "task_unique_per_posting"
-    assert task(sent.id, payout, 2, 10) == "task_payout_matches_its_posting"
-    assert task(books.transfer.id, books.target, 1, 100) == (
-        "task_payout_matches_its_posting"
-    )
-    assert task(new_id(), payout, 1, 10) in (
-        "task_belongs_to_transfer",
-        "task_payout_matches_its_posting",
+        == "task_unique_per_posting"
     )
 
 
@@ -593,3 +619,128 @@ def test_history_changes_only_by_erasure(books):
     assert refusal("UPDATE ledger_change SET fields = '[1]'") == (
         "change_changes_only_by_erasure"
     )
+
+
+# Tricks
+
+
+@pytest.fixture
+def as_application(books):
+    """The books, to somebody who has the application's role and nothing else."""
+    run(
+        "GRANT TEMPORARY ON DATABASE CURRENT_DATABASE TO payflow_app".replace(
+            "CURRENT_DATABASE",
+            connection.ops.quote_name(connection.settings_dict["NAME"]),
+        )
+    )
+    run("SET LOCAL ROLE payflow_app")
+    return books
+
+
+def test_a_temporary_table_of_the_same_name_deceives_no_trigger(as_application):
+    books = as_application
+    run("CREATE TEMPORARY TABLE ledger_entry (LIKE public.ledger_entry)")
+    run(
+        "INSERT INTO pg_temp.ledger_entry (ledger_id, id, transfer_id, account_id,"
+        " amount, account_version, debits_after, credits_after, effective_at,"
+        " created_at, posting_number, direction, currency)"
+        " SELECT ledger_id, id, id, id, 1, version + 1, debits_posted,"
+        " credits_posted + 1000000, now(), now(), 1, 'credit', 'USD'"
+        " FROM public.ledger_account WHERE ledger_id = %s AND id = %s",
+        [books.ledger.id, books.source.id],
+    )
+
+    assert (
+        refusal(
+            "UPDATE public.ledger_account SET version = version + 1,"
+            " credits_posted = credits_posted + 1000000, last_entry_at = now()"
+            " WHERE ledger_id = %s AND id = %s",
+            [books.ledger.id, books.source.id],
+        )
+        == "account_counters_equal_last_entry"
+    )
+
+
+def test_a_table_that_inherits_deceives_no_trigger(books):
+    run("CREATE TABLE fake_entry () INHERITS (ledger_entry)")
+    run(
+        "INSERT INTO fake_entry (ledger_id, id, transfer_id, account_id, amount,"
+        " account_version, debits_after, credits_after, effective_at, created_at,"
+        " posting_number, direction, currency)"
+        " SELECT ledger_id, id, id, id, 1, version + 1, debits_posted,"
+        " credits_posted + 1000000, now(), now(), 1, 'credit', 'USD'"
+        " FROM ledger_account WHERE ledger_id = %s AND id = %s",
+        [books.ledger.id, books.source.id],
+    )
+
+    assert (
+        refusal(
+            "UPDATE ledger_account SET version = version + 1,"
+            " credits_posted = credits_posted + 1000000, last_entry_at = now()"
+            " WHERE ledger_id = %s AND id = %s",
+            [books.ledger.id, books.source.id],
+        )
+        == "account_counters_equal_last_entry"
+    )
+
+
+def test_every_trigger_function_pins_its_search_path():
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT DISTINCT p.proname FROM pg_trigger t"
+            " JOIN pg_proc p ON p.oid = t.tgfoid AND NOT t.tgisinternal"
+            " WHERE NOT coalesce(p.proconfig, '{}')"
+            " @> ARRAY['search_path=pg_catalog, public, pg_temp']"
+        )
+        assert cursor.fetchall() == []
+
+
+def test_nothing_is_recorded_in_the_future(books):
+    change = {"at": "clock_timestamp() + interval '2 minutes'"}
+
+    assert refusal(books.write(**change)) == "transfer_not_recorded_in_future"
+
+
+def test_no_task_is_added_to_an_old_transfer(books):
+    # The account becomes a payout account after it was paid into and emptied again.
+    move(books.target, books.source, fresh(books.target).posted)
+    Account.objects.filter(ledger_id=books.ledger.id, id=books.target.id).update(
+        payout_destination="iban"
+    )
+
+    assert (
+        refusal(
+            "INSERT INTO outbox_task (ledger_id, id, kind, transfer_id, posting_number,"
+            " account_id, destination, amount, currency, created_at)"
+            " VALUES (%s, %s, 'payout', %s, 1, %s, 'iban', 100, 'USD', now())",
+            [books.ledger.id, new_id(), books.transfer.id, books.target.id],
+        )
+        == "task_comes_with_its_transfer"
+    )
+
+
+def test_the_floor_of_a_payout_account_is_zero(books):
+    payout = AccountFactory(ledger=books.ledger, payout_destination="iban")
+
+    for floor in ("100", "NULL"):
+        assert (
+            refusal(
+                f"UPDATE ledger_account SET min_balance = {floor}"
+                " WHERE ledger_id = %s AND id = %s",
+                [books.ledger.id, payout.id],
+            )
+            == "account_payout_floor_is_zero"
+        )
+
+
+def test_without_foreign_keys_the_triggers_still_know_account_and_currency(books):
+    run("ALTER TABLE ledger_entry DROP CONSTRAINT entry_belongs_to_account_of_currency")
+
+    assert refusal(books.write(target=new_id(), target_version=1)) in {
+        "entry_belongs_to_account_of_currency",
+        "account_counters_equal_last_entry",
+    }
+    assert refusal(books.write(debit_currency="EUR")) in {
+        "entry_belongs_to_account_of_currency",
+        "transfer_entries_are_its_postings",
+    }

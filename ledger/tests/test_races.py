@@ -10,7 +10,9 @@ from django.db import connection, connections
 
 from ledger.audit import audit_run
 from ledger.locks import lock_accounts
+from ledger.models import Account
 from ledger.services.accounts import account_update, system_account_id
+from ledger.services.posting import Outcome
 from ledger.tests.factories import (
     ACTOR,
     AccountFactory,
@@ -97,7 +99,7 @@ def test_only_as_many_transfers_as_there_is_money_for():
     assert (fresh(source).posted, fresh(target).posted) == (0, 500)
 
 
-def test_a_reference_raced_for_is_used_once():
+def test_a_reference_raced_for_is_used_once_and_the_losers_are_refused():
     with transaction_owner():
         ledger = LedgerFactory()
         pairs = [
@@ -105,17 +107,16 @@ def test_a_reference_raced_for_is_used_once():
             for _ in range(6)
         ]
 
-    def send(source: object, target: object) -> Callable[[], str]:
-        def post_once() -> str:
-            with transaction_owner():
-                outcome = move(source, target, 1, reference="raced")
+    def send(source: Account, target: Account) -> Callable[[], str]:
+        def run() -> str:
+            # A refusal that is returned commits with its key; one that is raised does
+            # not, and takes the rest of a batch with it.
+            outcome = retry_on_conflict(post_once)
             return "posted" if isinstance(outcome, PostedTransfer) else outcome.code
 
-        def run() -> str:
-            try:
-                return retry_on_conflict(post_once)
-            except ProblemError as error:
-                return error.problem.code
+        def post_once() -> Outcome:
+            with transaction_owner():
+                return move(source, target, 1, reference="raced")
 
         return run
 

@@ -213,7 +213,14 @@ class Migration(migrations.Migration):
                                     "posting_number",
                                 ),
                                 name="task_unique_per_posting",
-                            )
+                            ),
+                            models.UniqueConstraint(
+                                condition=models.Q(
+                                    ("completion_transfer_id__isnull", False)
+                                ),
+                                fields=("ledger_id", "completion_transfer_id"),
+                                name="task_completion_ends_one_payout",
+                            ),
                         ],
                     },
                 ),

@@ -163,6 +163,11 @@ PROBLEMS: dict[str, ProblemType] = {
         "References that start with `system:` are reserved",
         "Use another reference.",
     ),
+    "payout_account_floor_must_be_zero": ProblemType(
+        422,
+        "A payout account has a floor of zero",
+        "Leave `min_balance` out; what is in flight must always be free to leave.",
+    ),
     "payout_account_must_be_liability": ProblemType(
         422,
         "Only a liability account can have a payout destination",
@@ -182,6 +187,12 @@ PROBLEMS: dict[str, ProblemType] = {
         503,
         "The accounts are busy",
         "Retry with the same idempotency key after `Retry-After` seconds.",
+        retryable=True,
+    ),
+    "clock_behind": ProblemType(
+        503,
+        "The database's clock is behind what it has recorded",
+        "The operator must set PostgreSQL's clock right; retry with the same key then.",
         retryable=True,
     ),
     "database_unavailable": ProblemType(

@@ -34,7 +34,9 @@ ALTER TABLE idempotency_key ENABLE ALWAYS TRIGGER idempotency_key_is_never_delet
 
 -- The one legal change: the stored response is emptied once.
 CREATE FUNCTION idempotency_check_purge() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp
+AS $$
 BEGIN
     IF OLD.purged_at IS NOT NULL OR NEW.purged_at IS NULL
        OR (NEW.ledger_id, NEW.id, NEW.client_id, NEW.key, NEW.operation, NEW.digests,

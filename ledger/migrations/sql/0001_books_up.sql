@@ -82,7 +82,10 @@ CREATE TABLE ledger_account (
         abs(credits_posted - debits_posted) <= 9007199254740991),
     CONSTRAINT account_floor_fits_json CHECK (abs(min_balance) <= 9007199254740991),
     CONSTRAINT account_payout_is_liability CHECK (
-        payout_destination IS NULL OR (kind = 'liability' AND payout_destination <> ''))
+        payout_destination IS NULL OR (kind = 'liability' AND payout_destination <> '')),
+    -- With a higher floor a payout that the bank has made could never be settled.
+    CONSTRAINT account_payout_floor_is_zero CHECK (
+        payout_destination IS NULL OR min_balance IS NOT DISTINCT FROM 0)
 ) WITH (fillfactor = 70);
 
 CREATE UNIQUE INDEX account_reference_unique_in_ledger

@@ -8,6 +8,10 @@
 -- empty books their cost hides the difference between an index that finds one row and
 -- one that reads the whole ledger, and the wrong one would be kept.
 
+-- Note on names. A session can make a temporary table called ledger_entry, which would
+-- be found before the real one: each function pins its search_path, with pg_temp last,
+-- and reads ONLY the table itself, not what somebody let inherit from it.
+
 -- 1. Append-only -------------------------------------------------------------------
 
 CREATE TRIGGER transfer_is_append_only
@@ -42,7 +46,9 @@ ALTER TABLE ledger_change ENABLE ALWAYS TRIGGER change_is_never_deleted;
 
 -- The one legal change of a history row: its values, which may be personal, are erased.
 CREATE FUNCTION ledger_check_change_erasure() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp
+AS $$
 BEGIN
     IF OLD.erased_at IS NOT NULL OR NEW.erased_at IS NULL
        OR (NEW.ledger_id, NEW.id, NEW.account_id, NEW.fields, NEW.actor, NEW.client_id,
@@ -66,6 +72,7 @@ ALTER TABLE ledger_change ENABLE ALWAYS TRIGGER change_changes_only_by_erasure;
 
 CREATE FUNCTION ledger_check_new_entries() RETURNS trigger
 LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET random_page_cost = 0.001
 AS $$
@@ -93,7 +100,7 @@ BEGIN
         OR min(p.posting_number) <> 1
         OR max(p.posting_number) <> count(*)
         OR count(*) IS DISTINCT FROM (
-            SELECT t.posting_count FROM ledger_transfer t
+            SELECT t.posting_count FROM ONLY ledger_transfer t
             WHERE t.ledger_id = p.ledger_id AND t.id = p.transfer_id)
     LIMIT 1;
     IF FOUND THEN
@@ -103,6 +110,10 @@ BEGIN
     END IF;
 
     SELECT n.id, n.account_id, CASE
+        WHEN t.kind IS NULL
+            THEN 'entry_belongs_to_transfer'
+        WHEN a.currency IS DISTINCT FROM n.currency
+            THEN 'entry_belongs_to_account_of_currency'
         WHEN n.created_at <> t.created_at OR n.effective_at <> t.effective_at
             THEN 'entry_repeats_times_of_transfer'
         WHEN n.account_version > 1 AND p.debits_after IS NULL
@@ -132,19 +143,20 @@ BEGIN
         END AS rule
     INTO bad
     FROM new_entries n
-    CROSS JOIN LATERAL (
-        SELECT t.kind, t.created_at, t.effective_at FROM ledger_transfer t
-        WHERE t.ledger_id = n.ledger_id AND t.id = n.transfer_id OFFSET 0) t
-    CROSS JOIN LATERAL (
-        SELECT a.version, a.debits_posted, a.credits_posted, a.last_entry_at, a.status,
-               a.kind, a.payout_destination
-        FROM ledger_account a
-        WHERE a.ledger_id = n.ledger_id AND a.id = n.account_id OFFSET 0) a
     LEFT JOIN LATERAL (
-        SELECT e.debits_after, e.credits_after, e.created_at FROM ledger_entry e
+        SELECT t.kind, t.created_at, t.effective_at FROM ONLY ledger_transfer t
+        WHERE t.ledger_id = n.ledger_id AND t.id = n.transfer_id OFFSET 0) t ON true
+    LEFT JOIN LATERAL (
+        SELECT a.version, a.debits_posted, a.credits_posted, a.last_entry_at, a.status,
+               a.kind, a.currency, a.payout_destination
+        FROM ONLY ledger_account a
+        WHERE a.ledger_id = n.ledger_id AND a.id = n.account_id OFFSET 0) a ON true
+    LEFT JOIN LATERAL (
+        SELECT e.debits_after, e.credits_after, e.created_at FROM ONLY ledger_entry e
         WHERE e.ledger_id = n.ledger_id AND e.account_id = n.account_id
           AND e.account_version = n.account_version - 1 OFFSET 0) p ON true
-    WHERE n.created_at <> t.created_at OR n.effective_at <> t.effective_at
+    WHERE t.kind IS NULL OR a.currency IS DISTINCT FROM n.currency
+       OR n.created_at <> t.created_at OR n.effective_at <> t.effective_at
        OR (n.account_version > 1 AND p.debits_after IS NULL)
        OR n.debits_after <> coalesce(p.debits_after, 0)
             + CASE n.direction WHEN 'debit' THEN n.amount ELSE 0 END
@@ -178,7 +190,9 @@ ALTER TABLE ledger_entry ENABLE ALWAYS TRIGGER entry_insert_is_legal;
 -- 3. Accounts ----------------------------------------------------------------------
 
 CREATE FUNCTION ledger_check_new_accounts() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp
+AS $$
 DECLARE
     bad record;
 BEGIN
@@ -202,6 +216,7 @@ ALTER TABLE ledger_account ENABLE ALWAYS TRIGGER account_starts_empty;
 
 CREATE FUNCTION ledger_check_account_update() RETURNS trigger
 LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp
 SET enable_seqscan = off SET enable_nestloop = off SET enable_mergejoin = off
 SET random_page_cost = 0.001
 AS $$
@@ -218,7 +233,7 @@ BEGIN
                  IS DISTINCT FROM
                  (o.version, o.debits_posted, o.credits_posted, o.last_entry_at)
               AND NOT EXISTS (
-                SELECT 1 FROM ledger_entry e
+                SELECT 1 FROM ONLY ledger_entry e
                 WHERE e.ledger_id = n.ledger_id AND e.account_id = n.id
                   AND e.account_version = n.version
                   AND e.debits_after = n.debits_posted
@@ -284,25 +299,37 @@ ALTER TABLE outbox_task ADD CONSTRAINT task_completion_is_transfer
 
 CREATE FUNCTION ledger_check_new_transfers() RETURNS trigger
 LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET random_page_cost = 0.001
 AS $$
 DECLARE
     bad record;
 BEGIN
+    -- An account's recording times never decrease, so one time far ahead would spread
+    -- to every account that it meets.
+    SELECT t.id INTO bad FROM new_transfers t
+    WHERE t.created_at > clock_timestamp() + interval '1 minute'
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'transfer % would be recorded in the future', bad.id
+            USING ERRCODE = 'integrity_constraint_violation',
+                  CONSTRAINT = 'transfer_not_recorded_in_future';
+    END IF;
+
     SELECT t.id, e.entries <> 2 * t.posting_count AS lacks_entries INTO bad
     FROM new_transfers t
     CROSS JOIN LATERAL (
         SELECT count(*) AS entries,
                count(*) FILTER (WHERE e.direction = 'credit'
                                 AND a.payout_destination IS NOT NULL) AS payouts
-        FROM ledger_entry e
-        JOIN ledger_account a ON a.ledger_id = e.ledger_id AND a.id = e.account_id
+        FROM ONLY ledger_entry e
+        JOIN ONLY ledger_account a ON a.ledger_id = e.ledger_id AND a.id = e.account_id
         WHERE e.ledger_id = t.ledger_id AND e.transfer_id = t.id OFFSET 0) e
     CROSS JOIN LATERAL (
         SELECT count(*) FILTER (WHERE k.kind = 'transfer.posted') AS posted,
                count(*) FILTER (WHERE k.kind = 'payout') AS payouts
-        FROM outbox_task k
+        FROM ONLY outbox_task k
         WHERE k.ledger_id = t.ledger_id AND k.transfer_id = t.id OFFSET 0) k
     WHERE e.entries <> 2 * t.posting_count OR k.posted <> 1 OR k.payouts <> e.payouts
     LIMIT 1;
@@ -325,18 +352,32 @@ ALTER TABLE ledger_transfer ENABLE ALWAYS TRIGGER transfer_insert_is_whole;
 
 CREATE FUNCTION ledger_check_new_tasks() RETURNS trigger
 LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET random_page_cost = 0.001
 AS $$
 DECLARE
     bad record;
 BEGIN
+    -- A task is born in the statement that writes its transfer: whoever could add one to
+    -- an old posting could have the bank pay for it again.
+    SELECT k.id INTO bad
+    FROM new_tasks k
+    JOIN ONLY ledger_transfer t ON t.ledger_id = k.ledger_id AND t.id = k.transfer_id
+    WHERE t.created_at < statement_timestamp()
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'task % comes after its transfer', bad.id
+            USING ERRCODE = 'integrity_constraint_violation',
+                  CONSTRAINT = 'task_comes_with_its_transfer';
+    END IF;
+
     SELECT k.id INTO bad
     FROM new_tasks k
     WHERE k.kind = 'payout' AND NOT EXISTS (
         SELECT 1
-        FROM ledger_entry e
-        JOIN ledger_account a ON a.ledger_id = e.ledger_id AND a.id = e.account_id
+        FROM ONLY ledger_entry e
+        JOIN ONLY ledger_account a ON a.ledger_id = e.ledger_id AND a.id = e.account_id
         WHERE e.ledger_id = k.ledger_id AND e.transfer_id = k.transfer_id
           AND e.posting_number = k.posting_number AND e.direction = 'credit'
           AND e.account_id = k.account_id AND e.amount = k.amount

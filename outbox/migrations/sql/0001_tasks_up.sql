@@ -59,6 +59,11 @@ CREATE INDEX outbox_task_payout_account ON outbox_task (ledger_id, account_id, s
 CREATE INDEX outbox_task_attention ON outbox_task (ledger_id, state, id)
     WHERE state IN ('dead', 'needs_attention');
 
+-- A settlement or a reversal ends one payout, and no second one.
+CREATE UNIQUE INDEX task_completion_ends_one_payout
+    ON outbox_task (ledger_id, completion_transfer_id)
+    WHERE completion_transfer_id IS NOT NULL;
+
 CREATE TABLE outbox_attempt (
     ledger_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -109,7 +114,9 @@ ALTER TABLE outbox_task ENABLE ALWAYS TRIGGER task_is_never_deleted;
 -- nothing can send a decided payout again; attempts are counted upwards only, so that
 -- no attempt can be forgotten and the task cancelled as if it had never been sent.
 CREATE FUNCTION outbox_check_task_update() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp
+AS $$
 BEGIN
     IF (NEW.ledger_id, NEW.id, NEW.kind, NEW.transfer_id, NEW.posting_number,
         NEW.account_id, NEW.destination, NEW.amount, NEW.currency, NEW.created_at)
