@@ -31,7 +31,14 @@ the task needs a person's attention, and its ``delivery`` keeps the provider's d
 If booking fails otherwise, after a few immediate tries for deadlocks and lock timeouts,
 the decision and the outcome are recorded without the booking and the task is due again
 later. Either way a later claim finds ``settled`` or ``rejected`` and only books; the
-provider is not called again. If not even that can be written, the lease runs out.
+provider is not called again. If not even that can be written, the next note applies.
+
+Note [A task that breaks its dispatcher]. What nobody expected, of whatever kind, is one
+task's trouble: it is logged, counted as a failure of that task, and the others of the
+batch go on. So the task comes back at growing intervals and ends ``dead`` (or, if its
+provider has decided, in ``needs_attention``), where a person sees it. Its ``delivery``
+stays what the last committed write says. Only if PostgreSQL itself is away does the
+drain end; leases then run out.
 
 Note [Accounts before tasks]. The handler locks accounts first; the task's row is
 updated after it, as the ledger's lock order has it. Claim and begin lock nothing but
@@ -48,7 +55,7 @@ from uuid import UUID, uuid4
 
 import structlog
 from django.conf import settings
-from django.db import OperationalError, connection
+from django.db import InterfaceError, OperationalError, connection
 from django.db.models import Max
 from django.db.models.functions import Now
 from django.utils.module_loading import import_string
@@ -77,11 +84,12 @@ from payflow.ids import new_id
 log = structlog.get_logger(__name__)
 
 #: How long a worker may be silent before others take its task over. Longer than the
-#: hard time limit of the Celery task (50 s), which is longer than the soft one (40 s),
-#: which is longer than a drain, its last call (12 s) and its booking together.
+#: hard time limit of the Celery task (50 s), which is longer than the soft one (40 s).
 LEASE_SECONDS = 60
-#: No task is begun later than this after the start of a drain.
-DRAIN_SECONDS = 20.0
+#: No task is begun later than this after the start of a drain. The last one may take
+#: two calls more, an inquiry that finds nothing and the send after it (12 s each), and
+#: has 6 s for its bookkeeping then until the soft limit.
+DRAIN_SECONDS = 10.0
 #: Tasks with calls that one claim leases. Each call renews its own task's lease.
 PAYOUT_BATCH = 10
 #: Tasks without calls that one statement finishes.
@@ -95,8 +103,9 @@ MAX_ERROR_CHARACTERS = 500
 
 #: serialization_failure, deadlock_detected, lock_not_available
 CONFLICT_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
-#: query_canceled: the statement timeout. Trying again at once would take as long.
-TIMEOUT_SQLSTATE = "57014"
+#: SQLSTATE classes that say that the server is away or out of resources, whatever the
+#: task: connection, resources, shutdown, input and output. No SQLSTATE: no server.
+SERVER_TROUBLE = ("08", "53", "57P", "58")
 
 
 class LeaseLost(Exception):
@@ -194,6 +203,7 @@ class Dispatcher:
             ledger_id: work on this ledger only.
         """
         report = DrainReport()
+        failed: set[tuple[UUID, str]] = set()
         until = time.monotonic() + seconds
 
         def over() -> bool:
@@ -202,7 +212,7 @@ class Dispatcher:
         while not over():
             before = report.finished_set_wise + report.called
             # What needs no call goes first: a slow bank delays only payouts.
-            queues = self._due_queues(ledger_id)
+            queues = [q for q in self._due_queues(ledger_id) if q not in failed]
             queues.sort(
                 key=lambda queue: isinstance(self.handlers[queue[1]], PayoutTaskHandler)
             )
@@ -210,12 +220,23 @@ class Dispatcher:
                 if over():
                     break
                 handler = self.handlers[kind]
-                if isinstance(handler, TaskSetHandler):
-                    report.finished_set_wise += handler.finish_due(
-                        ledger_id=queue_ledger_id, kind=kind, limit=SET_BATCH
+                try:
+                    if isinstance(handler, TaskSetHandler):
+                        report.finished_set_wise += handler.finish_due(
+                            ledger_id=queue_ledger_id, kind=kind, limit=SET_BATCH
+                        )
+                    else:
+                        self._drain_batch(queue_ledger_id, kind, handler, over, report)
+                except Exception as error:
+                    if _is_server_trouble(error):
+                        raise
+                    # One ledger's trouble; the others must not wait for its end.
+                    failed.add((queue_ledger_id, kind))
+                    log.exception(
+                        "outbox_queue_failed",
+                        ledger_id=str(queue_ledger_id),
+                        kind=kind,
                     )
-                else:
-                    self._drain_batch(queue_ledger_id, kind, handler, over, report)
             if report.finished_set_wise + report.called == before:
                 break  # nothing due, or others have it
         return report
@@ -325,8 +346,11 @@ class Dispatcher:
     def work(self, leased: Leased, handler: PayoutTaskHandler) -> None:
         """Delivers one leased payout as far as it gets now.
 
+        See Note [A task that breaks its dispatcher].
+
         Raises:
-            django.db.DatabaseError: PostgreSQL failed; the lease is left to run out.
+            django.db.OperationalError, django.db.InterfaceError: PostgreSQL is away;
+                the lease is left to run out.
         """
         with structlog.contextvars.bound_contextvars(
             ledger_id=str(leased.task.ledger_id),
@@ -337,10 +361,46 @@ class Dispatcher:
                 self._deliver(leased, handler)
             except LeaseLost:
                 log.warning("payout_lease_lost")
-            except OperationalError as error:
-                if not _is_conflict(error):
+            except Exception as error:
+                if _is_server_trouble(error):
                     raise
-                log.warning("payout_left_to_lease", sqlstate=_sqlstate(error))
+                if _is_conflict(error):
+                    log.warning("payout_left_to_lease", sqlstate=_sqlstate(error))
+                    return
+                log.exception("payout_task_failed")
+                self._count_failure(leased, error)
+
+    def _count_failure(self, leased: Leased, error: Exception) -> None:
+        """Has a task that broke its dispatcher wait, or end where a person sees it."""
+        failures = leased.task.failure_count + 1
+        decided = leased.delivery in (Delivery.SETTLED, Delivery.REJECTED)
+        next_step = retry.after_failure(
+            failures=failures,
+            # As in `_keep_decision`: the provider may have taken days.
+            age_seconds=0.0 if decided else leased.age_seconds,
+            max_age_seconds=_max_age_seconds(leased.delivery),
+        )
+        try:
+            with transaction_owner():
+                self._update(
+                    leased,
+                    failure_count=failures,
+                    # The kind alone: what it says may be what could not be written.
+                    last_error=f"the dispatcher failed: {type(error).__name__}",
+                    **_schedule(
+                        next_step,
+                        TaskState.NEEDS_ATTENTION if decided else TaskState.DEAD,
+                    ),
+                )
+        except LeaseLost:
+            log.warning("payout_lease_lost")
+        except Exception as uncounted:
+            if _is_server_trouble(uncounted):
+                raise
+            log.exception("payout_failure_not_counted")
+        else:
+            if isinstance(next_step, retry.GiveUp):
+                log.error("payout_gave_up", failures=failures)
 
     def _deliver(self, leased: Leased, handler: PayoutTaskHandler) -> None:
         if leased.delivery in (Delivery.SETTLED, Delivery.REJECTED):
@@ -482,10 +542,10 @@ class Dispatcher:
             except CompensationRefused as refusal:
                 self._refuse(leased, attempt, answer, refusal)
             except OperationalError as error:
-                conflict = _is_conflict(error)
-                if not conflict and _sqlstate(error) != TIMEOUT_SQLSTATE:
+                if _is_server_trouble(error):
                     raise
-                if conflict and tries_left:
+                # A statement that timed out would only take as long again.
+                if _is_conflict(error) and tries_left:
                     time.sleep(retry.jitter(FINISH_PAUSE_SECONDS))
                     continue
                 self._keep_decision(leased, attempt, answer, _sqlstate(error))
@@ -593,11 +653,7 @@ class Dispatcher:
             next_step = retry.after_failure(
                 failures=failures,
                 age_seconds=leased.age_seconds,
-                max_age_seconds=(
-                    retry.MAX_ACCEPTED_AGE_SECONDS
-                    if delivery == Delivery.ACCEPTED
-                    else retry.MAX_AGE_SECONDS
-                ),
+                max_age_seconds=_max_age_seconds(delivery),
                 retry_after_seconds=answer.retry_after_seconds,
             )
         if isinstance(next_step, retry.GiveUp):
@@ -654,6 +710,13 @@ def _delivery_of(result: ProviderResult) -> Delivery:
     return Delivery(result.value)
 
 
+def _max_age_seconds(delivery: Delivery) -> float:
+    """The age at which a failing task is dead: a bank may take days to decide."""
+    if delivery == Delivery.ACCEPTED:
+        return retry.MAX_ACCEPTED_AGE_SECONDS
+    return retry.MAX_AGE_SECONDS
+
+
 def _reference(answer: ProviderAnswer) -> dict[str, str]:
     """The provider's name for the payout, unless this answer had none."""
     if answer.provider_reference is None:
@@ -674,9 +737,18 @@ def _schedule(
     }
 
 
-def _sqlstate(error: OperationalError) -> str:
+def _sqlstate(error: Exception) -> str:
     return str(getattr(error.__cause__, "sqlstate", None) or "")
 
 
-def _is_conflict(error: OperationalError) -> bool:
-    return _sqlstate(error) in CONFLICT_SQLSTATES
+def _is_conflict(error: Exception) -> bool:
+    return (
+        isinstance(error, OperationalError) and _sqlstate(error) in CONFLICT_SQLSTATES
+    )
+
+
+def _is_server_trouble(error: Exception) -> bool:
+    """Whether PostgreSQL is away, so that no other task would fare better."""
+    if isinstance(error, OperationalError):
+        return not _sqlstate(error) or _sqlstate(error).startswith(SERVER_TROUBLE)
+    return isinstance(error, InterfaceError)

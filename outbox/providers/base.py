@@ -1,9 +1,15 @@
 """What the dispatcher asks of a bank, and the closed set of answers it understands."""
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
+
+#: A provider's words are of any length.
+MAX_TEXT_CHARACTERS = 500
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class ProviderResult(StrEnum):
@@ -53,7 +59,7 @@ class PayoutInstruction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderAnswer:
-    """What came of one call.
+    """What came of one call. Its texts are cut, and made fit for the database.
 
     Attributes:
         result: one of the closed set.
@@ -66,6 +72,23 @@ class ProviderAnswer:
     detail: str = ""
     provider_reference: str | None = None
     retry_after_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        # Here, so that no provider, however it reads its bank's answers, can hand on a
+        # text that PostgreSQL refuses and so keep a decision from being written down.
+        object.__setattr__(self, "detail", storable(self.detail))
+        if self.provider_reference is not None:
+            object.__setattr__(
+                self, "provider_reference", storable(self.provider_reference) or None
+            )
+
+
+def storable(text: str) -> str:
+    """``text`` as PostgreSQL takes it: without NUL and lone surrogates, and cut.
+
+    JSON can spell both, ``"\\u0000"`` and ``"\\ud800"``; UTF-8 has no surrogates.
+    """
+    return _SURROGATES.sub("\ufffd", text.replace("\0", ""))[:MAX_TEXT_CHARACTERS]
 
 
 class PayoutProvider(Protocol):

@@ -36,7 +36,6 @@ READ_TIMEOUT_SECONDS = 8.0
 #: The whole call, however slowly the answer drips.
 TOTAL_TIMEOUT_SECONDS = 12.0
 MAX_BODY_BYTES = 65_536
-MAX_DETAIL_CHARACTERS = 500
 
 #: The provider asks for patience; whether it has the payout, it does not say.
 RETRY_LATER_STATUSES = frozenset({409, 425, 429})
@@ -178,18 +177,25 @@ def classify(
         and payout.get("key") == str(instruction.key)
     ):
         return _answer(ProviderResult.NOT_FOUND, "the provider does not know the key")
-    about = (payout.get("key"), payout.get("amount"), payout.get("currency"))
-    if about != (str(instruction.key), instruction.amount, instruction.currency):
+    amount = payout.get("amount")
+    about = (payout.get("key"), amount, payout.get("currency"))
+    # 5.0 and true equal integers, and are no amounts.
+    if type(amount) is not int or about != (
+        str(instruction.key),
+        instruction.amount,
+        instruction.currency,
+    ):
         return _answer(
             ProviderResult.UNKNOWN, f"HTTP {status} about another payout or none"
         )
-    result = _STATUSES.get(str(payout.get("status")))
+    word = payout.get("status")
+    result = _STATUSES.get(word) if isinstance(word, str) else None
     if result is None or not 200 <= status < 300:
         return _answer(ProviderResult.UNKNOWN, f"HTTP {status} of unknown meaning")
-    reference = payout.get("provider_reference")
-    return _answer(
-        result,
-        str(payout.get("reason") or ""),
+    reason, reference = payout.get("reason"), payout.get("provider_reference")
+    return ProviderAnswer(
+        result=result,
+        detail=reason if isinstance(reason, str) else "",
         provider_reference=reference if isinstance(reference, str) else None,
     )
 
@@ -198,19 +204,10 @@ def _answer(
     result: ProviderResult,
     detail: str,
     *,
-    provider_reference: str | None = None,
     retry_after_seconds: float | None = None,
 ) -> ProviderAnswer:
-    # PostgreSQL has no NUL in texts, and a provider's words are of any length.
     return ProviderAnswer(
-        result=result,
-        detail=detail.replace("\0", "")[:MAX_DETAIL_CHARACTERS],
-        provider_reference=(
-            provider_reference.replace("\0", "")[:MAX_DETAIL_CHARACTERS]
-            if provider_reference
-            else None
-        ),
-        retry_after_seconds=retry_after_seconds,
+        result=result, detail=detail, retry_after_seconds=retry_after_seconds
     )
 
 
@@ -230,7 +227,7 @@ def _retry_after_seconds(text: str | None) -> float | None:
         return float(text[:9])
     try:
         instant = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if instant.tzinfo is None:
         return None

@@ -14,7 +14,7 @@ from outbox import dispatcher as dispatcher_module
 from outbox import retry
 from outbox.dispatcher import LEASE_SECONDS, PAYOUT_BATCH, Dispatcher
 from outbox.enums import TaskKind, TaskState
-from outbox.handlers import CompensationRefused
+from outbox.handlers import CompensationRefused, NoEndpointHandler
 from outbox.models import OutboxTask
 from outbox.providers.base import ProviderAnswer, ProviderResult
 from outbox.providers.http import HttpPayoutProvider
@@ -504,6 +504,104 @@ def test_a_lost_database_leaves_the_task_to_its_lease(ledger_id: UUID) -> None:
     assert reload(task).state == "done"
 
 
+# --- what nobody expected ---------------------------------------------------------
+
+
+def refuse_unwritably(*_: object) -> None:
+    """A refusal whose words PostgreSQL refuses too, so that nothing records it."""
+    raise CompensationRefused("account_closed", "no \0 in texts")
+
+
+def test_a_reason_with_half_a_character_is_booked(ledger_id: UUID) -> None:
+    answer = ProviderAnswer(
+        result=ProviderResult.REJECTED,
+        detail="bad \ud800 \0reason",
+        provider_reference="ref \udc00",
+    )
+    task, handler = make_task(ledger_id=ledger_id), RecordingHandler()
+
+    make_dispatcher(ScriptedProvider([answer]), handler).drain(ledger_id=ledger_id)
+
+    assert (reload(task).state, reload(task).delivery) == ("done", "rejected")
+    assert reload(task).provider_reference == "ref \ufffd"
+    assert handler.rejected == [(task.id, "bad \ufffd reason")]
+    assert history(task) == [("send", "rejected")]
+
+
+def test_a_task_that_breaks_the_dispatcher_delays_no_other(ledger_id: UUID) -> None:
+    first, second = make_tasks(ledger_id=ledger_id, count=2)
+
+    def break_first(task: OutboxTask) -> None:
+        if task.id == first.id:
+            refuse_unwritably()
+
+    report = make_dispatcher(
+        ScriptedProvider(["settled", "settled"]), RecordingHandler(break_first)
+    ).drain(ledger_id=ledger_id)
+
+    waiting = reload(first)
+    assert (waiting.state, waiting.delivery) == ("pending", "unknown")
+    assert waiting.failure_count == 1
+    assert waiting.last_error == "the dispatcher failed: DataError"
+    assert seconds_until_due(first) > 0
+    assert reload(second).state == "done"
+    assert report.called == 2
+
+
+@pytest.mark.parametrize(
+    ("delivery", "state"), [("unknown", "dead"), ("settled", "needs_attention")]
+)
+def test_a_task_that_breaks_the_dispatcher_too_often_waits_for_a_person(
+    ledger_id: UUID, delivery: str, state: str
+) -> None:
+    task = make_task(
+        ledger_id=ledger_id, delivery=delivery, failure_count=retry.MAX_FAILURES - 1
+    )
+
+    handler = RecordingHandler(refuse_unwritably)
+
+    make_dispatcher(ScriptedProvider(["settled"]), handler).drain(ledger_id=ledger_id)
+
+    ended = reload(task)
+    assert (ended.state, ended.delivery) == (state, delivery)
+    assert ended.lease_token is None
+
+
+def test_a_statement_that_fails_for_one_task_is_its_failure(ledger_id: UUID) -> None:
+    def exceed(_task: OutboxTask) -> None:
+        set_columns(task, "last_error = 'by the handler'")
+        with connection.cursor() as cursor:
+            # out of program limits, such as an index row that is too long
+            cursor.execute("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE='54000'; END $$")
+
+    task = make_task(ledger_id=ledger_id)
+
+    make_dispatcher(ScriptedProvider(["settled"]), RecordingHandler(exceed)).drain(
+        ledger_id=ledger_id
+    )
+
+    waiting = reload(task)
+    assert (waiting.state, waiting.delivery) == ("pending", "settled")
+    assert waiting.failure_count == 1
+
+
+def test_a_queue_that_fails_delays_no_other(ledger_id: UUID) -> None:
+    class Broken(NoEndpointHandler):
+        def finish_due(self, *, ledger_id: UUID, kind: str, limit: int) -> int:
+            raise ZeroDivisionError
+
+    posted = make_task(ledger_id=ledger_id, kind=TaskKind.TRANSFER_POSTED)
+    payout = make_task(ledger_id=ledger_id)
+    dispatcher = Dispatcher(
+        provider=ScriptedProvider(["settled"]),
+        handlers={"payout": RecordingHandler(), "transfer.posted": Broken()},
+    )
+
+    dispatcher.drain(ledger_id=ledger_id)
+
+    assert (reload(posted).state, reload(payout).state) == ("pending", "done")
+
+
 # --- leases -----------------------------------------------------------------------
 
 
@@ -823,7 +921,7 @@ def test_a_drain_begins_nothing_after_its_time(
     monkeypatch.setattr(dispatcher_module.time, "monotonic", lambda: clock[0])
 
     def slow() -> str:
-        clock[0] += 15
+        clock[0] += 0.75 * dispatcher_module.DRAIN_SECONDS
         return "settled"
 
     tasks = make_tasks(ledger_id=ledger_id, count=4)

@@ -297,6 +297,7 @@ def test_a_body_that_is_no_object_is_unknown(body: bytes) -> None:
         {"key": str(new_id())},
         {"amount": 501},
         {"amount": "500"},
+        {"amount": 500.0},
         {"currency": "EUR"},
         {"status": "paid"},
         {"status": None},
@@ -347,6 +348,7 @@ def test_not_found_needs_the_providers_own_word(
         ("7", 7.0),
         ("0", 0.0),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Wed, 21 Oct 99999999999999999999 07:28:00 GMT", None),
         ("soon", None),
         ("-5", None),
         ("", None),
@@ -378,3 +380,54 @@ def test_a_providers_words_are_made_fit_for_the_database() -> None:
 
     assert answer.detail.startswith("nox")
     assert len(answer.detail) == 500
+
+
+def test_half_a_character_is_replaced_before_it_reaches_the_database() -> None:
+    payout = instruction()
+
+    answer = classify(
+        status=200,
+        headers={},
+        body=answer_body(
+            payout,
+            status="rejected",
+            reason="bad \ud800 \U0001f600",
+            provider_reference="\udfff",
+        ),
+        instruction=payout,
+        inquiry=False,
+    )
+
+    assert answer.result == ProviderResult.REJECTED
+    assert answer.detail == "bad \ufffd \U0001f600"
+    assert answer.provider_reference == "\ufffd"
+
+
+@pytest.mark.parametrize("amount", [True, 1.0])
+def test_only_an_integer_echoes_an_amount(amount: object) -> None:
+    payout = instruction(amount=1)
+
+    answer = classify(
+        status=200,
+        headers={},
+        body=answer_body(payout, amount=amount),
+        instruction=payout,
+        inquiry=False,
+    )
+
+    assert answer.result == ProviderResult.UNKNOWN
+
+
+@pytest.mark.parametrize("reason", [None, 5, ["no"], {"text": "no"}])
+def test_a_reason_that_is_no_text_is_left_out(reason: object) -> None:
+    payout = instruction()
+
+    answer = classify(
+        status=200,
+        headers={},
+        body=answer_body(payout, status="rejected", reason=reason),
+        instruction=payout,
+        inquiry=False,
+    )
+
+    assert (answer.result, answer.detail) == (ProviderResult.REJECTED, "")
