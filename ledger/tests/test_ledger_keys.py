@@ -1,6 +1,6 @@
 """Every key and every statement stays inside one ledger.
 
-One test reads PostgreSQL's catalogue, the other all SQL that the flows of PayFlow send.
+Some tests read PostgreSQL's catalogue, the others all SQL that PayFlow's flows send.
 """
 
 import json
@@ -9,20 +9,26 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from idempotency.services import ledgers_with_responses, responses_purge
 from ledger.audit import audit_run
+from ledger.enums import AccountStatus
+from ledger.models import Account
 from ledger.services.integrity import integrity_refresh
 from ledger.services.payouts import PayoutHandler
 from ledger.tests.factories import AccountFactory, LedgerFactory, move
-from outbox.handlers import NoEndpointHandler
 from outbox.models import OutboxTask
 from outbox.services import task_cancel_unsent, task_lock_unsent, task_retry
+from outbox.tests.factories import make_due, reload
+from outbox.tests.fakes import ScriptedProvider, make_dispatcher
+from payflow.db import transaction_owner
+from payflow.tests.fixtures import committed_database, committed_db
 
-pytestmark = pytest.mark.django_db
+__all__ = ["committed_database", "committed_db"]
 
 #: Tables that belong to a ledger; the ledger itself is known by its id.
 OWNED = {
@@ -47,6 +53,7 @@ def rows(sql: str) -> list[tuple[Any, ...]]:
         return cursor.fetchall()
 
 
+@pytest.mark.django_db
 def test_every_table_is_known_to_belong_to_a_ledger_or_to_all():
     found = {
         name
@@ -59,6 +66,7 @@ def test_every_table_is_known_to_belong_to_a_ledger_or_to_all():
     assert found == OWNED | COMMON
 
 
+@pytest.mark.django_db
 def test_every_unique_index_of_a_ledgers_table_starts_with_ledger_id():
     indexes = rows(
         """
@@ -80,6 +88,7 @@ def test_every_unique_index_of_a_ledgers_table_starts_with_ledger_id():
     assert {table for table, *_ in indexes} >= OWNED
 
 
+@pytest.mark.django_db
 def test_every_primary_key_is_ledger_id_and_id():
     keys = dict(
         rows(
@@ -96,6 +105,7 @@ def test_every_primary_key_is_ledger_id_and_id():
     assert {keys[table] for table in OWNED} == {"ledger_id,id"}
 
 
+@pytest.mark.django_db
 def test_every_foreign_key_between_them_carries_ledger_id():
     keys = rows(
         """
@@ -158,6 +168,7 @@ def test_the_check_itself_sees_a_statement_that_reaches_across_ledgers():
         assert violations(sql), sql
 
 
+@pytest.mark.django_db
 def test_no_statement_of_any_flow_reaches_across_ledgers(admin_client, settings):
     from ledger.services.clients import api_key_create
     from ledger.tests.factories import ApiClientFactory
@@ -165,6 +176,7 @@ def test_no_statement_of_any_flow_reaches_across_ledgers(admin_client, settings)
     ledger = LedgerFactory()
     http = Client()
     with CaptureQueriesContext(connection) as queries:
+        call_command("seed_accounts", accounts=3, transfers=3, verbosity=0)
         token = api_key_create(client=ApiClientFactory(ledger=ledger))
         headers = {"Authorization": f"Bearer {token}"}
         source = AccountFactory(ledger=ledger, balance=10_000)
@@ -183,6 +195,13 @@ def test_no_statement_of_any_flow_reaches_across_ledgers(admin_client, settings)
                 headers={**headers, "Idempotency-Key": f"key-{ledger.id}"},
             )
             assert made.status_code == 201
+        opened = http.post(
+            "/v1/accounts",
+            '{"owner_name": "Somebody", "currency": "USD"}',
+            content_type="application/json",
+            headers={**headers, "Idempotency-Key": f"account-{ledger.id}"},
+        )
+        assert opened.status_code == 201
         for path in (
             "me",
             "transfers",
@@ -199,19 +218,12 @@ def test_no_statement_of_any_flow_reaches_across_ledgers(admin_client, settings)
             headers=headers,
         )
         assert changed.status_code == 200
-        # Payouts: settled, rejected, cancelled.
-        more = [move(source, payout, 5) for _ in range(2)]
-        tasks = OutboxTask.objects.filter(ledger_id=ledger.id, kind="payout")
-        first, second, third = tasks.order_by("id")
-        PayoutHandler().settle(task=first)
-        PayoutHandler().reject(task=second, reason="no")
-        assert task_lock_unsent(ledger_id=ledger.id, task_id=third.id)
-        task_cancel_unsent(
-            ledger_id=ledger.id, task_id=third.id, completion_transfer_id=more[0].id
-        )
-        task_retry(ledger_id=ledger.id, task_id=third.id)
-        NoEndpointHandler().finish_due(
-            ledger_id=ledger.id, kind="transfer.posted", limit=100
+        # A payout that is cancelled; the dispatcher's flows have a test of their own.
+        back = move(source, AccountFactory(ledger=ledger), 5)
+        task = OutboxTask.objects.get(ledger_id=ledger.id, kind="payout")
+        assert task_lock_unsent(ledger_id=ledger.id, task_id=task.id)
+        assert task_cancel_unsent(
+            ledger_id=ledger.id, task_id=task.id, completion_transfer_id=back.id
         )
         integrity_refresh()
         assert ledger.id in ledgers_with_responses()
@@ -224,7 +236,7 @@ def test_no_statement_of_any_flow_reaches_across_ledgers(admin_client, settings)
             "ledger/entry/",
             "ledger/apiclient/",
             "outbox/outboxtask/",
-            f"outbox/outboxtask/{first.id}/change/",
+            f"outbox/outboxtask/{task.id}/change/",
             "idempotency/idempotencykey/",
         ):
             response = admin_client.get(
@@ -236,6 +248,81 @@ def test_no_statement_of_any_flow_reaches_across_ledgers(admin_client, settings)
     assert [v for q in queries for v in violations(q["sql"])] == []
 
 
+def test_no_statement_of_the_dispatcher_reaches_across_ledgers(committed_db, settings):
+    settings.PAYOUT_SETTLE_DELAY_SECONDS = 0.0
+    with transaction_owner():
+        ledger = LedgerFactory()
+        source = AccountFactory(ledger=ledger, balance=10_000)
+        closing = AccountFactory(ledger=ledger, balance=5)
+        payout = AccountFactory(ledger=ledger, payout_destination="iban")
+
+    def pay_out(*answers: object, origin: Account = source) -> OutboxTask:
+        """One payout, drained until the bank has given all of these answers."""
+        with transaction_owner():
+            made = move(origin, payout, 5)
+        task = OutboxTask.objects.get(
+            ledger_id=ledger.id, transfer_id=made.id, kind="payout"
+        )
+        provider = ScriptedProvider(answers)
+        dispatcher = make_dispatcher(provider, PayoutHandler())
+        dispatcher.drain(ledger_id=ledger.id)
+        for _ in answers:
+            if provider.steps:
+                make_due(task)
+                dispatcher.drain(ledger_id=ledger.id)
+        return reload(task)
+
+    def retried(task: OutboxTask) -> OutboxTask:
+        with transaction_owner():
+            assert task_retry(ledger_id=ledger.id, task_id=task.id)
+        make_dispatcher(ScriptedProvider([]), PayoutHandler()).drain(
+            ledger_id=ledger.id
+        )
+        return reload(task)
+
+    def set_status(status: AccountStatus) -> None:
+        Account.objects.filter(ledger_id=ledger.id, id=closing.id).update(status=status)
+
+    def released() -> OutboxTask:
+        stops = iter([False, False, True])
+        with transaction_owner():
+            made = move(source, payout, 5)
+        make_dispatcher(
+            ScriptedProvider([]), PayoutHandler(), should_stop=lambda: next(stops, True)
+        ).drain(ledger_id=ledger.id)
+        return OutboxTask.objects.get(
+            ledger_id=ledger.id, transfer_id=made.id, kind="payout"
+        )
+
+    def refuse() -> str:
+        set_status(AccountStatus.CLOSED)
+        return "rejected"
+
+    with CaptureQueriesContext(connection) as queries:
+        ends = [
+            pay_out("settled"),
+            pay_out("rejected"),
+            pay_out("accepted", "settled"),
+            pay_out("accepted", "rejected"),
+            pay_out("unknown", "settled"),
+            pay_out("unknown", "not_found", "settled"),
+            pay_out("not_sent", "retry_later", "settled"),
+        ]
+        refused = pay_out(refuse, origin=closing)
+        set_status(AccountStatus.OPEN)
+        booked = retried(refused)
+        returned = released()
+
+    assert [task.state for task in ends] == ["done"] * len(ends)
+    assert (refused.state, booked.state) == ("needs_attention", "done")
+    assert (returned.state, returned.attempt_count) == ("pending", 0)
+    kinds = "|".join(("SKIP LOCKED", "outbox_attempt_outcome", "'done'", "FOR UPDATE"))
+    sent = " ".join(query["sql"] for query in queries)
+    assert set(re.findall(kinds, sent)) == set(kinds.split("|"))
+    assert [v for q in queries for v in violations(q["sql"])] == []
+
+
+@pytest.mark.django_db
 def test_no_statement_of_the_audit_reaches_across_ledgers():
     account = AccountFactory(balance=5)
 
