@@ -11,10 +11,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-#: Under these names stand what is not a field of the body.
+#: Under these names stands what is not a field of the body. A field whose own name
+#: starts like them is kept under ``FIELD_PREFIX``, so that no body can overwrite one.
 OPERATION = "(operation)"
 PATH_PREFIX = "(path) "
 WHOLE_BODY = "(body)"
+FIELD_PREFIX = "(field) "
 
 
 def request_digests(
@@ -31,7 +33,7 @@ def request_digests(
     for name, value in path_parameters.items():
         digests[PATH_PREFIX + name] = _digest(value.lower())
     if isinstance(body, dict):
-        digests.update({name: _digest(value) for name, value in body.items()})
+        digests.update({_field(name): _digest(value) for name, value in body.items()})
     else:
         digests[WHOLE_BODY] = _digest(body)
     return digests
@@ -40,7 +42,17 @@ def request_digests(
 def differing_fields(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
     """The parts, by name, in which two requests differ; empty if they are the same."""
     names = first.keys() | second.keys()
-    return sorted(name for name in names if first.get(name) != second.get(name))
+    return sorted(
+        {
+            name.removeprefix(FIELD_PREFIX)
+            for name in names
+            if first.get(name) != second.get(name)
+        }
+    )
+
+
+def _field(name: str) -> str:
+    return FIELD_PREFIX + name if name.startswith("(") else name
 
 
 def _digest(value: Any) -> str:

@@ -108,6 +108,7 @@ class KeyClaim:
         self._digests = digests
         self._mark = mark
         self._is_committed = False
+        self._is_rebuilt = False
 
     def acquire(self) -> Rendered | None:
         """The stored outcome, or ``None``: the key is this transaction's.
@@ -153,6 +154,7 @@ class KeyClaim:
                 "idempotency_outcome_expired",
                 "This key was refused once; the details are no longer stored.",
             )
+        self._is_rebuilt = True
         resource, location = rebuild(ledger_id=self._ledger_id, resource_id=resource_id)
         headers = {"Content-Type": "application/json"}
         if status == 201:
@@ -186,7 +188,13 @@ class KeyClaim:
                 raise ClaimLostError(self.key)
 
     def committed(self, rendered: Rendered) -> None:
-        """Makes the outcome known in Valkey, now that it cannot be undone."""
+        """Makes the outcome known in Valkey, now that it cannot be undone.
+
+        A rebuilt answer is not: it shows the resource of now, and tomorrow's will
+        be another one.
+        """
+        if self._is_rebuilt:
+            return
         self._is_committed = True
         if self._mark is not None and rendered.body:
             store.publish(self._mark, digests=self._digests, rendered=rendered)

@@ -7,11 +7,13 @@ So a server that is down, flushed, failed over or evicting costs speed and nothi
 Values are ``P`` and an owner's token while a request runs, ``F`` and the outcome when
 one has finished. One command claims and looks up at once: ``SET … NX GET PX``.
 
-Note [Epoch]. Every key carries an epoch that PostgreSQL gives: its system identifier
-and the time at which the server process started. A restore or a failover changes it, so
-an answer that the database has lost is never replayed from here; a mere restart changes
-it too, which costs one trip to PostgreSQL per key. A process believes the epoch that it
-knows for ``EPOCH_SECONDS`` and forgets it with each new database connection.
+Note [Epoch]. Every key carries an epoch that PostgreSQL gives: the server's identifier
+and the time at which it started, and the object ids of the database and of the key
+table. A failover or a restore of the server's files means another start; a dump that is
+restored makes another table, and mostly another database. So an answer that the
+database has lost is never replayed from here. A mere restart changes the epoch too,
+which costs one trip to PostgreSQL per key. A process believes the epoch that it knows
+for ``EPOCH_SECONDS`` and forgets it with each new database connection.
 """
 
 import json
@@ -24,7 +26,7 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, connection
 from django.db.backends.signals import connection_created
 from django.dispatch import receiver
 from django_redis import get_redis_connection
@@ -116,7 +118,7 @@ def current_epoch() -> str:
     """The installation's epoch; see the Note in the module's text.
 
     Raises:
-        DatabaseError: PostgreSQL cannot be asked.
+        DatabaseError, InterfaceError: PostgreSQL cannot be asked.
     """
     if (value := _known.value) is not None and _known.is_fresh():
         return value
@@ -124,10 +126,12 @@ def current_epoch() -> str:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT (SELECT system_identifier FROM pg_control_system()),"
-            " extract(epoch FROM pg_postmaster_start_time())"
+            " extract(epoch FROM pg_postmaster_start_time()),"
+            " (SELECT oid FROM pg_database WHERE datname = current_database()),"
+            " 'idempotency_key'::regclass::oid"
         )
-        system, started = cursor.fetchone()
-    value = f"{system:x}-{int(started * 1_000_000):x}"
+        system, started, database, table = cursor.fetchone()
+    value = f"{system:x}-{int(started * 1_000_000):x}-{database:x}-{table:x}"
     _known.value, _known.asked_at = value, asked_at
     return value
 
@@ -145,8 +149,9 @@ def claim_or_find(
         return None
     try:
         epoch = current_epoch()
-    except DatabaseError:
+    except (DatabaseError, InterfaceError) as error:
         # The request goes on to PostgreSQL, which says what is wrong.
+        log.warning("idempotency_epoch_unavailable", error=type(error).__name__)
         return None
     name = f"payflow:idempotency:{epoch}:{ledger_id.hex}:{client_id.hex}:{key}"
     token = b"P" + secrets.token_hex(16).encode()

@@ -5,12 +5,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+import redis
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.utils import IntegrityError
 from django.test import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
+from idempotency import store
 from idempotency.fingerprint import differing_fields, request_digests
 from idempotency.models import IdempotencyKey
 from idempotency.services import ledgers_with_responses, responses_purge
@@ -305,6 +308,52 @@ def test_a_reused_key_inside_an_open_transaction_is_still_one_transfer(books, ke
     assert books.transfer_count() == 1
 
 
+def test_a_rebuilt_answer_is_not_kept_in_valkey(books, key):
+    path = f"/v1/accounts/{books.source.id}"
+    body = {"owner_name": "First"}
+    send(books, body, path=path, method="patch", Idempotency_Key=key)
+    purge(books, key)
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        client.delete(*client.keys(f"*{key}"))
+    rebuilt = send(books, body, path=path, method="patch", Idempotency_Key=key)
+    send(books, {"owner_name": "Second"}, path=path, method="patch")
+
+    response = send(books, body, path=path, method="patch", Idempotency_Key=key)
+
+    assert rebuilt["Idempotent-Replayed"] == response["Idempotent-Replayed"] == "true"
+    assert rebuilt.json()["owner_name"] == "First"
+    assert response.json()["owner_name"] == "Second", "the resource as it is now"
+
+
+@pytest.mark.parametrize("error", [OperationalError, InterfaceError])
+def test_an_epoch_that_cannot_be_read_is_logged_and_stops_nobody(
+    books, key, monkeypatch, caplog, error
+):
+    def fail() -> str:
+        raise error("the connection is closed")
+
+    monkeypatch.setattr("idempotency.store.current_epoch", fail)
+
+    assert send(books, Idempotency_Key=key).status_code == 201
+    assert "idempotency_epoch_unavailable" in caplog.text
+
+
+def test_a_key_table_that_was_made_anew_has_another_epoch(db):
+    def epoch() -> str:
+        store._known.value = None
+        return store.current_epoch()
+
+    before = epoch()
+    assert epoch() == before
+    with connection.cursor() as cursor:
+        # As pg_restore --clean does.
+        cursor.execute("ALTER TABLE idempotency_key RENAME TO idempotency_key_lost")
+        cursor.execute("CREATE TABLE idempotency_key (LIKE idempotency_key_lost)")
+
+    assert epoch() != before
+    store._known.value = None
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: (
@@ -340,3 +389,19 @@ def test_that_exactly_the_fields_that_differ_are_named(first, second):
     }
 
     assert set(differing_fields(digests(first), digests(second))) == expected
+
+
+@pytest.mark.parametrize("name", ["(operation)", "(path) account_id", "(body)"])
+def test_that_no_field_of_a_body_overwrites_what_is_not_one(name):
+    def of(operation: str, account: str, body: Any) -> dict[str, str]:
+        return request_digests(
+            operation=operation, path_parameters={"account_id": account}, body=body
+        )
+
+    first = of("one", "a", {name: "x"})
+
+    assert differing_fields(first, of("two", "a", {name: "x"})) == ["(operation)"]
+    assert differing_fields(first, of("one", "b", {name: "x"})) == ["(path) account_id"]
+    assert differing_fields(first, of("one", "a", {name: "y"})) == [name]
+    assert differing_fields(first, of("one", "a", {})) == [name]
+    assert differing_fields(of("one", "a", {"(field) x": 1}), of("one", "a", {"x": 1}))
