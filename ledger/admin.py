@@ -85,7 +85,7 @@ class TransferScope(ScopeFilter):
 def integrity_figures(request: HttpRequest) -> Iterable[Figure]:
     """Whether the books balance, and what the last audit found: two rows."""
     if can_view(request, "ledger.integritystatus"):
-        integrity = integrity_get(now=now())
+        integrity = integrity_get()
         status = IntegrityStatus.objects.filter(id=1).first()
         computed = f"{status.computed_at:%Y-%m-%d %H:%M:%S} UTC" if status else "never"
         yield Figure(

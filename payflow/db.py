@@ -49,6 +49,11 @@ LOST_RACES = frozenset(
     {"transfer_reference_unique_in_ledger", "account_reference_unique_in_ledger"}
 )
 
+#: SQLSTATEs, or the classes that they begin with, of a server that is away, full, going
+#: down, broken or not the primary; or that cut this session (time limits, 25P03 and
+#: 25P04), or lost sight of a commit (40003).
+_UNAVAILABLE = ("08", "53", "57P", "58", "25P03", "25P04", "25006", "40003")
+
 
 @contextmanager
 def transaction_owner() -> Iterator[None]:
@@ -117,26 +122,25 @@ def problem_of(error: DatabaseError | InterfaceError) -> Exception:
             "The accounts are in use by other requests; nothing was changed.",
             retry_after_seconds=1,
         )
-    if (
-        isinstance(error, InterfaceError)
-        or isinstance(
-            cause,
-            psycopg.errors.AdminShutdown
-            | psycopg.errors.CannotConnectNow
-            | psycopg.errors.CrashShutdown
-            | psycopg.errors.TooManyConnections
-            | psycopg.errors.IdleInTransactionSessionTimeout
-            | psycopg.errors.ReadOnlySqlTransaction,
-        )
-        or (isinstance(cause, psycopg.OperationalError) and cause.sqlstate is None)
-    ):
+    if isinstance(error, InterfaceError) or _is_unavailable(cause):
         log.error("database_unavailable", error=type(cause).__name__)
+        # It may have been COMMIT's own answer that was lost.
         return ProblemError(
             "database_unavailable",
-            "The database does not answer. Retry with the same idempotency key.",
+            "The database did not answer, so it is not known whether the request was "
+            "carried out. Retry with the same idempotency key: it happens once.",
             retry_after_seconds=2,
         )
     return error
+
+
+def _is_unavailable(cause: BaseException | None) -> bool:
+    if not isinstance(cause, psycopg.Error):
+        return False
+    if cause.sqlstate is None:
+        # libpq's own words, of a connection that could not be made or broke.
+        return isinstance(cause, psycopg.OperationalError)
+    return cause.sqlstate.startswith(_UNAVAILABLE)
 
 
 def constraint_name(error: BaseException) -> str | None:

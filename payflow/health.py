@@ -3,7 +3,7 @@
 from typing import Any
 
 import structlog
-from django.db import DatabaseError
+from django.db import Error
 from django.http import HttpRequest, HttpResponse
 from django_redis import get_redis_connection
 from redis.exceptions import RedisError
@@ -26,7 +26,7 @@ def readyz(request: HttpRequest) -> HttpResponse:
     """
     try:
         reasons = database_refusals()
-    except DatabaseError as error:
+    except Error as error:
         log.error("database_unavailable", error=type(error).__name__)
         reasons = ["PostgreSQL does not answer"]
     document: dict[str, Any] = {

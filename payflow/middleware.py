@@ -5,8 +5,11 @@ import time
 from collections.abc import Callable
 
 import structlog
+from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
 
+from payflow.api.rendering import problem_response
+from payflow.errors import Problem
 from payflow.ids import new_id
 
 __all__ = ["RequestContextMiddleware"]
@@ -16,6 +19,9 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 #: Asked every few seconds by load balancers: logged for those who look for it.
 PROBES = frozenset({"/livez", "/readyz", "/health"})
 
+#: Load balancers ask these by address, and they say nothing of the books.
+ANY_HOST = frozenset({"/livez", "/readyz"})
+
 logger = structlog.get_logger(__name__)
 
 
@@ -24,6 +30,9 @@ class RequestContextMiddleware:
 
     A well-formed ``X-Request-ID`` of the caller is kept, so that one id follows a
     request through all systems; anything else is replaced by a new UUIDv7.
+
+    Refuses requests with a Host that ``ALLOWED_HOSTS`` does not name; Django itself
+    looks at it only where a view asks for it, and the API's do not.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
@@ -39,11 +48,14 @@ class RequestContextMiddleware:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
-            response = self.get_response(request)
+            response = _refused_host(request) or self.get_response(request)
             response["X-Request-ID"] = request_id
             if not response.streaming and "Content-Length" not in response:
                 # Without it gunicorn would send every answer in chunks.
                 response["Content-Length"] = str(len(response.content))
+            if request.method == "HEAD" and not response.streaming:
+                # The headers tell of a body that is not sent (RFC 9110, section 9.3.2).
+                response.content = b""
             match = request.resolver_match
             log = logger.debug if request.path in PROBES else logger.info
             log(
@@ -57,3 +69,19 @@ class RequestContextMiddleware:
             return response
         finally:
             structlog.contextvars.clear_contextvars()
+
+
+def _refused_host(request: HttpRequest) -> HttpResponse | None:
+    if request.path_info in ANY_HOST:
+        return None
+    try:
+        request.get_host()
+    except DisallowedHost:
+        return problem_response(
+            Problem(
+                "invalid_request",
+                "The Host header names no host that this server answers for.",
+                {"errors": []},
+            )
+        )
+    return None

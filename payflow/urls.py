@@ -6,16 +6,17 @@ from django.views.generic import RedirectView
 
 from ledger.api.health import health
 from payflow import pages
+from payflow.api.plain import plain_view
 from payflow.health import livez, readyz
 
 urlpatterns = [
-    path("", pages.root),
+    path("", plain_view(pages.root)),
     path("", include("ledger.api.urls")),
-    path("health", health),
-    path("livez", livez),
-    path("readyz", readyz),
-    path("problems", pages.problem_index),
-    path("problems/<str:code>", pages.problem),
+    path("health", plain_view(health)),
+    path("livez", plain_view(livez)),
+    path("readyz", plain_view(readyz)),
+    path("problems", plain_view(pages.problem_index)),
+    path("problems/<str:code>", plain_view(pages.problem)),
     path("admin", RedirectView.as_view(url="/admin/")),
     path("admin/", admin.site.urls),
 ]

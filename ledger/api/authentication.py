@@ -6,7 +6,6 @@ nobody but the client that got them.
 
 import ipaddress
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from django.conf import settings
@@ -80,7 +79,6 @@ def _is_loopback(request: HttpRequest) -> bool:
         return False
 
 
-@cache
 def _demo_principal() -> Principal:
     principal = principal_of_client(ledger_slug=DEMO_LEDGER, name=DEMO_CLIENT)
     if principal is None:

@@ -1,5 +1,6 @@
 """The API: bodies, problems, pages, and whose books a key opens."""
 
+import base64
 import json
 from datetime import timedelta
 from typing import Any
@@ -153,6 +154,28 @@ def test_a_transfer_of_several_postings_moves_all_of_them(api):
         ({"effective_at": "2026-01-01"}, {"effective_at": "not_an_instant"}),
         ({"effective_at": "2026-01-01T00:00:00"}, {"effective_at": "not_an_instant"}),
         ({"effective_at": 5}, {"effective_at": "not_an_instant"}),
+        *(
+            ({"effective_at": text}, {"effective_at": "not_an_instant"})
+            for text in (
+                "2026-01-01 00:00:00Z",
+                "2026-W01-1T00:00:00Z",
+                "20260101T000000Z",
+                "2026-01-01T00:00Z",
+                "2026-01-01T00:00:00+0100",
+                "2026-01-01T00:00:00+01",
+                "2026-01-01T00:00:00,5Z",
+                "2026-01-01T00:00:00.Z",
+                "2026-01-01T24:00:00Z",
+                "2026-02-29T00:00:00Z",
+                "2026-01-01T00:00:00+24:00",
+                "2026-01-01T00:00:00Z\n",
+                " 2026-01-01T00:00:00Z",
+                "\u0662026-01-01T00:00:00Z",
+                "0001-01-01T00:00:00+23:59",
+                "1969-12-31T23:59:59Z",
+                "1970-01-01T00:00:00+00:01",
+            )
+        ),
     ],
 )
 def test_a_field_of_the_wrong_form_is_refused_by_its_name(api, change, expected):
@@ -164,6 +187,40 @@ def test_a_field_of_the_wrong_form_is_refused_by_its_name(api, change, expected)
     }
 
     assert field_codes(api.send("/v1/transfers", body)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("2016-12-31T23:59:60Z", "second 59"),
+        ("2026-01-01T00:00:00.1234567Z", "microseconds"),
+        ("1969-01-01T00:00:00Z", "1970"),
+    ],
+)
+def test_an_instant_that_cannot_be_kept_is_refused_with_its_reason(api, text, message):
+    [error] = problem(api.send("/v1/transfers", {"effective_at": text}))["errors"][-1:]
+
+    assert error["field"] == "effective_at"
+    assert message in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("text", "stored"),
+    [
+        ("2026-01-31t23:00:00.5z", "2026-01-31T23:00:00.500000Z"),
+        ("2026-01-31T23:00:00.123456-00:00", "2026-01-31T23:00:00.123456Z"),
+        ("1970-01-01T00:00:00Z", "1970-01-01T00:00:00.000000Z"),
+    ],
+)
+def test_an_instant_of_rfc_3339_is_taken_exactly(api, text, stored):
+    body = {
+        "from_account_id": str(AccountFactory(ledger=api.ledger, balance=9).id),
+        "to_account_id": str(AccountFactory(ledger=api.ledger).id),
+        "amount": 5,
+        "effective_at": text,
+    }
+
+    assert api.send("/v1/transfers", body).json()["effective_at"] == stored
 
 
 def test_an_exponent_makes_no_integer(api):
@@ -235,6 +292,19 @@ def test_json_that_is_not_strict_is_refused_by_name(api, body, reason):
 @pytest.mark.parametrize("body", ["[]", "null", "5", '"text"'])
 def test_a_body_that_is_no_object_is_refused(api, body):
     assert field_codes(api.send("/v1/transfers", body)) == {"": "not_an_object"}
+
+
+def test_json_in_another_charset_is_refused(api):
+    def sent(charset: str) -> str:
+        kind = f"application/json; charset={charset}"
+        return str(problem(api.send("/transfer", "{}", content_type=kind))["code"])
+
+    assert sent("utf-16") == sent("latin-1") == "unsupported_media_type"
+    assert sent("UTF-8") == sent('"utf-8"') == "invalid_request"
+
+
+def test_no_query_parameter_chooses_another_format(api):
+    assert api.get("/v1/me?format=xml").json() == api.get("/v1/me").json()
 
 
 def test_other_media_types_and_large_bodies_are_refused(api, settings):
@@ -329,9 +399,6 @@ def test_revoked_and_expired_keys_and_inactive_clients_are_refused(api):
 
 
 def test_the_demo_setting_alone_answers_without_a_key(api, settings):
-    from ledger.api import authentication
-
-    authentication._demo_principal.cache_clear()
     settings.DEMO_ACCESS_WITHOUT_KEY = True
 
     remote = api.http.get("/v1/me", REMOTE_ADDR="192.0.2.1")
@@ -339,6 +406,17 @@ def test_the_demo_setting_alone_answers_without_a_key(api, settings):
 
     assert problem(remote)["code"] == "unauthenticated"
     assert "seed_accounts" in problem(unseeded)["detail"]
+
+
+def test_a_demo_client_that_is_deactivated_stops_at_once(api, settings):
+    settings.DEMO_ACCESS_WITHOUT_KEY = True
+    ledger = LedgerFactory(slug="demo")
+    client = ApiClientFactory(ledger=ledger, name="demo")
+    assert api.http.get("/v1/me").status_code == 200
+
+    type(client).objects.filter(ledger_id=ledger.id).update(is_active=False)
+
+    assert problem(api.http.get("/v1/me"))["code"] == "unauthenticated"
 
 
 def test_me_names_client_and_ledger(api):
@@ -466,6 +544,13 @@ def test_a_page_size_out_of_range_is_refused(api, query):
     assert field_codes(api.get(f"/v1/transfers?{query}")) == {"limit": "out_of_range"}
 
 
+def test_a_cursor_that_would_exhaust_a_parser_is_refused(api):
+    for text in ("[" * 2_000, "[" * 100, '["accounts",' + " " * 300 + '"x"]'):
+        cursor = base64.urlsafe_b64encode(text.encode()).decode()
+        response = api.get(f"/v1/accounts?cursor={cursor}")
+        assert problem(response)["code"] == "invalid_cursor"
+
+
 def test_a_cursor_of_another_list_or_none_of_ours_is_refused(api):
     for _ in range(3):
         AccountFactory(ledger=api.ledger)
@@ -507,7 +592,9 @@ def test_what_breaks_inside_says_nothing_outside(api, monkeypatch):
 
     response = api.get("/v1/accounts")
 
-    assert problem(response)["code"] == "internal_error"
+    document = problem(response)
+    assert document["code"] == "internal_error"
+    assert "nothing was changed" not in document["detail"]
     assert b"secret" not in response.content
 
 

@@ -5,7 +5,6 @@ disabled like anything else, and have the audit look inside it. What needs commi
 a database of its own, see ``test_commands``.
 """
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -31,7 +30,6 @@ from ledger.tests.factories import (
 )
 from outbox.enums import Delivery, TaskState
 from outbox.models import OutboxTask
-from payflow.clock import now
 from payflow.ids import new_id
 
 pytestmark = pytest.mark.django_db
@@ -725,7 +723,7 @@ def test_limited_run_keeps_what_others_ledgers_findings_say(unguarded: Books) ->
 
 
 def integrity_sum() -> int:
-    return integrity_get(now=now() + timedelta(seconds=1)).integrity_sum
+    return integrity_get().integrity_sum
 
 
 def test_every_check_is_named_in_a_test_that_makes_it_fire() -> None:

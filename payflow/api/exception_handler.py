@@ -6,6 +6,7 @@ import structlog
 from django.core.exceptions import PermissionDenied
 from django.db import DatabaseError, InterfaceError
 from django.http import Http404, HttpRequest, HttpResponse
+from django.views import csrf
 from rest_framework import exceptions
 
 from payflow.api.rendering import problem_error_response, problem_response
@@ -15,7 +16,9 @@ from payflow.errors import Problem, ProblemError
 log = structlog.get_logger(__name__)
 
 _INTERNAL = Problem(
-    "internal_error", "The request was not carried out; nothing was changed."
+    "internal_error",
+    "The request failed on our side. Whether it was carried out, a retry with the same "
+    "idempotency key finds out.",
 )
 
 
@@ -61,6 +64,15 @@ def handler404(request: HttpRequest, exception: Exception) -> HttpResponse:
 def handler500(request: HttpRequest) -> HttpResponse:
     """The problem for what broke outside of a view."""
     return problem_response(_INTERNAL)
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """Django's page for people in the admin, and a problem for everybody else."""
+    if request.path == "/admin" or request.path.startswith("/admin/"):
+        return csrf.csrf_failure(request, reason=reason)
+    return problem_response(
+        Problem("permission_denied", "This is not done from another site's page.")
+    )
 
 
 def handler400(request: HttpRequest, exception: Exception) -> HttpResponse:

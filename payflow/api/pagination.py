@@ -14,6 +14,8 @@ from payflow.ids import parse_id
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
 _MAX_DIGITS = 18
+#: Ours are shorter; nesting needs no more than length to exhaust a JSON parser.
+_MAX_CURSOR = 200
 
 
 def _bad_cursor() -> ProblemError:
@@ -50,10 +52,12 @@ def read_cursor(query: Mapping[str, str], *, kind: str) -> str | None:
     text = query.get("cursor")
     if text is None:
         return None
+    if len(text) > _MAX_CURSOR:
+        raise _bad_cursor()
     try:
         padded = text + "=" * (-len(text) % 4)
         name, value = json.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
-    except (ValueError, TypeError, binascii.Error):
+    except (ValueError, TypeError, binascii.Error, RecursionError):
         name, value = None, None
     if name != kind or not isinstance(value, str):
         raise _bad_cursor()

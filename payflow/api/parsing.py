@@ -7,8 +7,10 @@ to the implementation. Money does not.
 import json
 from typing import Any, NoReturn
 
+from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, UnreadablePostError
+from gunicorn.http.errors import ParseException
 from rest_framework.parsers import BaseParser
 
 from payflow.errors import ProblemError
@@ -112,6 +114,24 @@ def _check_strings(value: Any, *, depth: int) -> None:
             _check_strings(item, depth=depth + 1)
 
 
+def _body(request: HttpRequest) -> bytes:
+    if "HTTP_TRANSFER_ENCODING" not in request.META:
+        return request.body
+    # Django reads as many bytes as Content-Length says, and a body in chunks has none;
+    # the server takes the chunks apart and ends its stream where the body ends.
+    limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    stream = request.META.get("wsgi.input")
+    if stream is None or not request.META.get("wsgi.input_terminated"):
+        return request.body
+    try:
+        body: bytes = stream.read(-1 if limit is None else limit + 1)
+    except OSError as error:
+        raise UnreadablePostError(*error.args) from error
+    if limit is not None and len(body) > limit:
+        raise RequestDataTooBig
+    return body
+
+
 def request_json(request: HttpRequest) -> Any:
     """The request's body as strict JSON, parsed once and kept on the request.
 
@@ -125,22 +145,25 @@ def request_json(request: HttpRequest) -> Any:
                 "unsupported_media_type",
                 f"The body was sent as {request.content_type or 'nothing'!r}.",
             )
+        charset = (request.content_params or {}).get("charset", "utf-8")
+        if charset.lower() != "utf-8":
+            raise ProblemError(
+                "unsupported_media_type",
+                f"JSON is sent in UTF-8 (RFC 8259, section 8.1), not in {charset!r}.",
+            )
         if request.META.get("HTTP_CONTENT_ENCODING", "identity") != "identity":
             raise ProblemError(
                 "unsupported_media_type", "A compressed body is not understood."
             )
         try:
-            body = request.body
+            body = _body(request)
         except RequestDataTooBig as error:
-            from django.conf import settings
-
             raise ProblemError(
                 "body_too_large",
                 "The body is larger than this server takes.",
                 max_bytes=settings.DATA_UPLOAD_MAX_MEMORY_SIZE,
             ) from error
-        except UnreadablePostError as error:
-            _ = error
+        except (UnreadablePostError, ParseException):
             _fail("truncated", "The connection ended before the body did.")
         request.strict_json = parse_strict_json(body)  # type: ignore[attr-defined]
     return request.strict_json  # type: ignore[attr-defined]

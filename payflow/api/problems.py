@@ -173,7 +173,8 @@ PROBLEMS: dict[str, ProblemType] = {
         "Only a liability account can have a payout destination",
         "Make a liability account for the payouts.",
     ),
-    # 429 and 5xx: nothing was changed.
+    # 429 and 5xx: nothing is stored with the key. A commit whose answer was lost may
+    # stand all the same; a retry with the same key finds out.
     "rate_limited": ProblemType(
         429, "Too many requests", "Slow down as `Retry-After` says.", retryable=True
     ),
