@@ -63,6 +63,8 @@ def database_from_url(
         "ATOMIC_REQUESTS": False,
         "OPTIONS": {
             "application_name": "payflow",
+            # A host that drops packets must not hang a health check.
+            "connect_timeout": "3",
             **query,
             "options": f"{options} {extra}".strip(),
             "keepalives_idle": 15,

@@ -88,7 +88,8 @@ def execute(
         The response to send, of this run or of the one that is replayed.
 
     Raises:
-        ProblemError: nothing was changed, and the key, if any, is free.
+        ProblemError: nothing was changed, and the key, if any, is free; but with
+            ``database_unavailable`` a COMMIT may have happened: a retry finds out.
     """
 
     def run() -> Rendered:

@@ -31,7 +31,7 @@ class StructuredLogger(Logger):
 
 
 bind = os.environ.get("WEB_BIND", "127.0.0.1:8080")
-worker_class = "payflow.web_worker.BufferingWorker"
+worker_class = "gthread"
 workers = int(os.environ.get("WEB_WORKERS", "2"))
 threads = int(os.environ.get("WEB_THREADS", "4"))
 backlog = 512

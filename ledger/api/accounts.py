@@ -20,10 +20,8 @@ from ledger.selectors.entries import entry_list
 from ledger.services.accounts import account_create, account_update
 from payflow.api.pagination import (
     page,
-    read_id_cursor,
     read_limit,
     read_number_cursor,
-    read_text_filter,
 )
 from payflow.errors import ProblemError
 
@@ -51,21 +49,7 @@ class AccountListView(ApiView):
 
     def get(self, request: Request) -> Response:
         """A page of accounts."""
-        limit = read_limit(request.query_params)
-        rows, next_cursor = page(
-            account_list(
-                ledger_id=request.user.ledger_id,
-                limit=limit,
-                before=read_id_cursor(request.query_params, kind="accounts"),
-                reference=read_text_filter(request.query_params, "reference"),
-            ),
-            limit=limit,
-            kind="accounts",
-            key="id",
-        )
-        return Response(
-            {"data": [account_json(row) for row in rows], "next_cursor": next_cursor}
-        )
+        return self.keyset_page(account_list, account_json, kind="accounts")
 
 
 class AccountView(ApiView):

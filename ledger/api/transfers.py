@@ -12,12 +12,6 @@ from ledger.api.resources import read_transfer, transfer_json
 from ledger.api.views import ApiView, idempotency_key_of, path_id
 from ledger.selectors.transfers import transfer_get, transfer_list
 from ledger.services.transfers import transfer_post
-from payflow.api.pagination import (
-    page,
-    read_id_cursor,
-    read_limit,
-    read_text_filter,
-)
 from payflow.clock import now
 from payflow.errors import ProblemError
 
@@ -50,21 +44,7 @@ class TransferListView(ApiView):
 
     def get(self, request: Request) -> Response:
         """A page of transfers."""
-        limit = read_limit(request.query_params)
-        rows, next_cursor = page(
-            transfer_list(
-                ledger_id=request.user.ledger_id,
-                limit=limit,
-                before=read_id_cursor(request.query_params, kind="transfers"),
-                reference=read_text_filter(request.query_params, "reference"),
-            ),
-            limit=limit,
-            kind="transfers",
-            key="id",
-        )
-        return Response(
-            {"data": [transfer_json(row) for row in rows], "next_cursor": next_cursor}
-        )
+        return self.keyset_page(transfer_list, transfer_json, kind="transfers")
 
 
 class TransferSeedView(ApiView):

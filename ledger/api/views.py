@@ -5,8 +5,15 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
+from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from payflow.api.pagination import (
+    page,
+    read_id_cursor,
+    read_limit,
+    read_text_filter,
+)
 from payflow.api.parsing import request_json
 from payflow.api.rendering import http_response, render_problem, to_json
 from payflow.errors import Problem
@@ -70,6 +77,37 @@ class ApiView(APIView):
 
         claim = getattr(self.request._request, "idempotency_claim", None)
         return http_response(execute(command, render, claim=claim))
+
+    def keyset_page(
+        self,
+        rows_of: Callable[..., list[Any]],
+        resource: Callable[[Any], dict[str, Any]],
+        *,
+        kind: str,
+    ) -> Response:
+        """A page of a list that is ordered by id, newest first.
+
+        Args:
+            rows_of: the selector.
+            resource: a row's JSON.
+            kind: the list's name, for its cursors.
+        """
+        query = self.request.query_params
+        limit = read_limit(query)
+        rows, next_cursor = page(
+            rows_of(
+                ledger_id=self.request.user.ledger_id,
+                limit=limit,
+                before=read_id_cursor(query, kind=kind),
+                reference=read_text_filter(query, "reference"),
+            ),
+            limit=limit,
+            kind=kind,
+            key="id",
+        )
+        return Response(
+            {"data": [resource(row) for row in rows], "next_cursor": next_cursor}
+        )
 
 
 def path_id(text: str, *, problem: Exception) -> UUID:
