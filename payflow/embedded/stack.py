@@ -58,6 +58,8 @@ __all__ = ["run"]
 DEFAULT_PORT = 8080
 #: How often the stack looks after its programs.
 POLL_SECONDS = 0.2
+#: The same while somebody waits for it to start or to stop.
+WAITING_POLL_SECONDS = 0.05
 #: PostgreSQL may have to replay its log after a crash.
 SERVER_START_SECONDS = 120
 WEB_START_SECONDS = 60
@@ -315,6 +317,9 @@ class Stack:
                     *("--database", str(self.directory / "bank.sqlite3")),
                 ],
                 rank=30,
+                # It needs no other server, and the database's preparation is the work
+                # of one processor.
+                starts_first=True,
                 log=logs / "bank.log",
             ),
             Program(
@@ -478,10 +483,10 @@ class Stack:
         while not condition():
             if deadline and time.monotonic() > deadline:
                 raise StackError(problem)
-            self._look_after_programs()
+            self._look_after_programs(WAITING_POLL_SECONDS)
 
-    def _look_after_programs(self) -> None:
-        self.stop.wait(POLL_SECONDS)
+    def _look_after_programs(self, pause_seconds: float = POLL_SECONDS) -> None:
+        self.stop.wait(pause_seconds)
         if self.stop.times:
             raise StackStopped
         if not self._supervision.is_alive():
@@ -506,7 +511,8 @@ class Stack:
         requests = self.stop.times
         self._supervision.ask_to_stop()
         while self._supervision.is_alive():
-            self.stop.wait(POLL_SECONDS)
+            self.stop.wait(WAITING_POLL_SECONDS)
+            self._supervision.wake()
             if self.stop.times > requests:
                 requests = self.stop.times
                 self._supervision.hurry()
@@ -544,7 +550,7 @@ class Stack:
                 killed = True
                 requests = self.stop.times
                 deadline = time.monotonic() + KILLED_SECONDS
-            self.stop.wait(POLL_SECONDS)
+            self.stop.wait(WAITING_POLL_SECONDS)
         lock.release()
 
 

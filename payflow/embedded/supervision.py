@@ -39,7 +39,8 @@ class Program:
         name: its name in the configuration and in log lines.
         title: its name for people.
         command: the program and its arguments.
-        rank: programs start in this order and stop in the reverse one.
+        rank: programs start in this order and stop in the reverse one; those of the
+            same rank stop together.
         stop_signal: what asks it to finish and end.
         stop_seconds: how long it may take over that before it is killed.
         keeps_data: left alone when the user asks a second time to stop; the others
@@ -152,7 +153,7 @@ class Supervision:
 
     def start_program(self, program: Program) -> None:
         """Starts one of the programs that do not start first."""
-        self._server.supervisor.startProcess(program.name, False)
+        self._server.supervisor.startProcess(f"{_group(program)}:{program.name}", False)
 
     def ended(self) -> tuple[Program, str] | None:
         """A program that has ended by itself, and how; ``None`` if all are well."""
@@ -166,10 +167,17 @@ class Supervision:
     def ask_to_stop(self) -> None:
         """Asks supervisord to stop the programs, the last started first."""
         if self._process is not None and self.is_alive():
-            self._process.terminate()
-            # It looks for signals once a second, or after a question: this one, which
-            # also brings the latest process ids, in case of hurry.
+            # The latest process ids, in case of hurry: later it tells nothing more.
             self._states()
+            self._process.terminate()
+            self.wake()
+
+    def wake(self) -> None:
+        """Has supervisord notice what has happened, and take its next step.
+
+        It looks for signals and for ended programs once a second, or after a question.
+        """
+        self._states()
 
     def hurry(self) -> None:
         """Kills all programs but those that keep data."""
@@ -274,7 +282,24 @@ class Supervision:
                     },
                 )
             )
+        # supervisord stops one group after the other, and a program without a group is
+        # a group of its own: workers that finish their tasks would wait for each other.
+        for name in sorted({_group(program) for program in self.programs}):
+            members = [p for p in self.programs if _group(p) == name]
+            sections.append(
+                section(
+                    f"group:{name}",
+                    {
+                        "programs": ",".join(member.name for member in members),
+                        "priority": members[0].rank,
+                    },
+                )
+            )
         return "\n".join(sections)
+
+
+def _group(program: Program) -> str:
+    return f"rank{program.rank}"
 
 
 def section(name: str, values: dict[str, object]) -> str:

@@ -1,100 +1,15 @@
 """``make run`` as a user sees it: it gets ready, is found, breaks aloud, ends clean."""
 
-import http.client
 import json
-import os
-import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import psycopg
 import pytest
 
-from payflow.embedded.environment import PROJECT_DIRECTORY
 from payflow.embedded.ports import choose_port
-
-START_SECONDS = 60
-STOP_SECONDS = 60
-#: The stack must choose its own servers, and not those of the test run.
-NOT_INHERITED = (
-    *("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL", "DJANGO_SETTINGS_MODULE"),
-    *("PYTEST_XDIST_WORKER", "PORT", "LOG_FORMAT", "SECRET_KEY", "PAYFLOW_PARENT_PID"),
-)
-
-
-class RunningStack:
-    """The stack as a child process, with what it printed."""
-
-    def __init__(self, data_dir: Path, port: int) -> None:
-        self.port = port
-        self.environment = {
-            name: value
-            for name, value in os.environ.items()
-            if name not in NOT_INHERITED
-        } | {"PAYFLOW_DATA_DIR": str(data_dir), "PORT": str(port)}
-        self.data_dir = data_dir
-        self._output = data_dir.parent / f"output-{time.monotonic_ns()}"
-        with self._output.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "payflow.embedded", "run"],
-                cwd=PROJECT_DIRECTORY,
-                env=self.environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._processes: list[psutil.Process] = []
-
-    @property
-    def output(self) -> str:
-        return self._output.read_text(errors="replace")
-
-    def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while "PayFlow is ready" not in self.output:
-            assert self.process.poll() is None, self.output
-            assert time.monotonic() < deadline, self.output
-            time.sleep(0.05)
-        self._processes = psutil.Process(self.process.pid).children(recursive=True)
-
-    def wait_until_ended(self) -> int:
-        """The exit status; no process of the stack is left."""
-        status = self.process.wait(STOP_SECONDS)
-        assert [process for process in self._processes if process.is_running()] == []
-        return status
-
-    def program(self, name: str) -> psutil.Process:
-        """The first process of the stack whose executable is called ``name``."""
-        return next(process for process in self._processes if process.name() == name)
-
-    def get(self, path: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, response.read()
-
-    def manage(self, *arguments: str) -> str:
-        """The output of ``manage.py`` in "another terminal"."""
-        return subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            cwd=PROJECT_DIRECTORY,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        ).stdout
-
-    def kill_everything(self) -> None:
-        for process in [psutil.Process(self.process.pid), *self._processes]:
-            if process.is_running():
-                process.kill()
-        self.process.wait()
+from payflow.tests.stack import START_SECONDS, RunningStack, remove_postgres_data
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +28,7 @@ def stack(data_dir: Path) -> Iterator[RunningStack]:
         if running.process.poll() is None:
             running.process.send_signal(signal.SIGTERM)
             running.wait_until_ended()
-        # For root, PostgreSQL's data are elsewhere: its user cannot enter pytest's
-        # folders.
-        remembered = json.loads((data_dir / "stack.json").read_text())
-        if elsewhere := remembered["postgres_directory"]:
-            shutil.rmtree(elsewhere)
+        remove_postgres_data(data_dir)
 
 
 def test_the_stack_answers_as_soon_as_it_says_so(stack: RunningStack) -> None:
