@@ -19,7 +19,7 @@ from ledger.tests.factories import (
 )
 from payflow.db import transaction_owner
 from payflow.ids import new_id
-from payflow.tests.processes import Web
+from payflow.tests.processes import HTTP, Web
 
 pytest_plugins = ["payflow.tests.fixtures"]
 
@@ -54,7 +54,7 @@ class Shop:
         **changes: Any,
     ) -> httpx2.Response:
         """Posts a transfer to a running server."""
-        return httpx2.post(
+        return HTTP.post(
             web.url + path,
             json=self.body(**changes),
             headers={

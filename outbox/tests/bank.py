@@ -10,6 +10,7 @@ from uuid import UUID
 import httpx2
 
 from payflow.ids import new_id
+from payflow.tests.processes import HTTP
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 10
@@ -55,7 +56,7 @@ class SimulatedBank:
 
     def control(self, **rule: Any) -> httpx2.Response:
         """``PUT /control``."""
-        return httpx2.put(f"{self.url}/control", json=rule, timeout=TIMEOUT_SECONDS)
+        return HTTP.put(f"{self.url}/control", json=rule, timeout=TIMEOUT_SECONDS)
 
     def destination(self, behaviour: str, **rule: Any) -> str:
         """A new destination that is treated so."""
@@ -66,7 +67,7 @@ class SimulatedBank:
 
     def post(self, key: object, **body: Any) -> httpx2.Response:
         """``POST /payouts``."""
-        return httpx2.post(
+        return HTTP.post(
             f"{self.url}/payouts",
             headers={"Idempotency-Key": str(key)},
             json={
@@ -81,7 +82,7 @@ class SimulatedBank:
 
     def get(self, path: str) -> httpx2.Response:
         """``GET path``."""
-        return httpx2.get(f"{self.url}{path}", timeout=TIMEOUT_SECONDS)
+        return HTTP.get(f"{self.url}{path}", timeout=TIMEOUT_SECONDS)
 
     def payout(self, key: UUID) -> dict[str, Any] | None:
         """What the bank knows of a key; ``None`` if nothing."""

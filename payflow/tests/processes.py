@@ -20,6 +20,11 @@ from django.db import connection
 from payflow.embedded.ports import LOOPBACK, choose_port
 from payflow.embedded.valkey import ValkeyServer
 
+#: For all requests of the tests: ``httpx2.get`` and the like load the certificates of
+#: the whole web for each. Connections are not kept, for who answers may be killed.
+HTTP = httpx2.Client(
+    limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0)
+)
 START_SECONDS = 30
 STOP_SECONDS = 30
 
@@ -152,7 +157,7 @@ class Web(Process):
     def is_ready(self) -> bool:
         """Whether ``/readyz`` says so."""
         try:
-            return httpx2.get(f"{self.url}/readyz", timeout=2).status_code == 200
+            return HTTP.get(f"{self.url}/readyz", timeout=2).status_code == 200
         except httpx2.HTTPError:
             return False
 
