@@ -10,7 +10,7 @@ import pytest
 from django.db import connection, transaction
 from django.db.utils import DatabaseError
 
-from ledger.enums import AccountKind
+from ledger.enums import AccountKind, TransferKind
 from ledger.models import Account, Transfer
 from ledger.tests.factories import AccountFactory, LedgerFactory, fresh, move
 from payflow.db import constraint_name
@@ -744,3 +744,25 @@ def test_without_foreign_keys_the_triggers_still_know_account_and_currency(books
         "entry_belongs_to_account_of_currency",
         "transfer_entries_are_its_postings",
     }
+
+
+def test_a_payout_ends_only_with_its_own_settlement_or_reversal(books):
+    payout = AccountFactory(ledger=books.ledger, payout_destination="iban")
+    sent = move(books.source, payout, 10)
+    end = (
+        "UPDATE outbox_task SET state = 'done', delivery = %s, finished_at = now(),"
+        " completion_transfer_id = %s WHERE ledger_id = %s AND transfer_id = %s"
+        " AND kind = 'payout'"
+    )
+    settlement = move(payout, books.target, 9, kind=TransferKind.SETTLEMENT)
+
+    for delivery, transfer in (
+        ("settled", sent),  # the payout's own transfer
+        ("settled", books.transfer),  # somebody else's
+        ("settled", settlement),  # another amount
+        ("rejected", settlement),  # another kind
+    ):
+        assert (
+            refusal(end, [delivery, transfer.id, books.ledger.id, sent.id])
+            == "task_payout_ends_with_its_completion"
+        )

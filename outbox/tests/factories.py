@@ -13,6 +13,7 @@ from ledger.enums import AccountKind
 from ledger.models import Account, Ledger
 from ledger.services.accounts import AccountRequest, account_create
 from ledger.services.ledgers import ledger_create
+from ledger.services.payouts import PayoutHandler
 from ledger.services.posting import transfers_post
 from ledger.types import PostedTransfer, PostingRequest, TransferRequest
 from outbox.enums import TaskKind
@@ -78,7 +79,14 @@ def make_tasks(
                 if isinstance(outcome, PostedTransfer)
             ],
         )
-        if fields:
+        if fields.get("completion_transfer_id") is not None:
+            # A payout ends with the transfer that completes it, so each has its own.
+            for task in tasks.all():
+                fields["completion_transfer_id"] = complete(
+                    task, settled=fields.get("delivery") == "settled"
+                )
+                tasks.filter(id=task.id).update(**fields)
+        elif fields:
             tasks.update(**fields)
         return sorted(tasks, key=lambda task: task.id)
 
@@ -104,6 +112,14 @@ def make_attempt(task: OutboxTask, *, number: int = 1, action: str = "send") -> 
             [task.ledger_id, attempt_id, task.id, number, action, new_id()],
         )
     return attempt_id
+
+
+def complete(task: OutboxTask, *, settled: bool = False) -> UUID:
+    """Posts the settlement or the reversal of a payout; the task is left alone."""
+    handler = PayoutHandler()
+    if settled:
+        return handler.settle(task=task)
+    return handler.reject(task=task, reason="a test")
 
 
 def set_columns(task: OutboxTask, assignments: str, *params: Any) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from ledger.services.payouts import PayoutHandler
 from outbox.dispatcher import Dispatcher
 from outbox.handlers import NoEndpointHandler, PayoutTaskHandler
 from outbox.models import OutboxTask
@@ -24,7 +25,7 @@ def nothing(*_: object) -> None:
 class RecordingHandler(PayoutTaskHandler):
     """Remembers what it booked; ``hook`` runs in the finishing transaction.
 
-    It posts nothing: the transfer that made the task stands in for the completion.
+    It books as the ledger does, because the database lets a payout end no other way.
     """
 
     hook: Callable[[OutboxTask], None] = nothing
@@ -35,13 +36,13 @@ class RecordingHandler(PayoutTaskHandler):
         require_transaction()
         self.hook(task)
         self.settled.append(task.id)
-        return task.transfer_id
+        return PayoutHandler().settle(task=task)
 
     def reject(self, *, task: OutboxTask, reason: str) -> UUID:
         require_transaction()
         self.hook(task)
         self.rejected.append((task.id, reason))
-        return task.transfer_id
+        return PayoutHandler().reject(task=task, reason=reason)
 
 
 class ScriptedProvider:

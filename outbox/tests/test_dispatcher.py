@@ -21,6 +21,7 @@ from outbox.providers.http import HttpPayoutProvider
 from outbox.services import task_cancel_unsent, task_retry
 from outbox.tests.bank import SimulatedBank
 from outbox.tests.factories import (
+    complete,
     history,
     make_due,
     make_task,
@@ -840,7 +841,7 @@ def test_a_payout_cancelled_after_the_claim_is_not_sent(ledger_id: UUID) -> None
         cancelled = task_cancel_unsent(
             ledger_id=ledger_id,
             task_id=task.id,
-            completion_transfer_id=task.transfer_id,
+            completion_transfer_id=complete(task),
         )
     dispatcher.work(leased, RecordingHandler())
 
@@ -864,7 +865,7 @@ def test_a_payout_is_cancelled_or_begun_and_never_both(ledger_id: UUID) -> None:
         cancelled = task_cancel_unsent(
             ledger_id=ledger_id,
             task_id=task.id,
-            completion_transfer_id=task.transfer_id,
+            completion_transfer_id=complete(task),
         )
         # The dispatcher now waits for this row, or comes later; both end the same.
         worker.start()

@@ -9,7 +9,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from outbox.services import task_cancel_unsent, task_lock_unsent, task_retry
-from outbox.tests.factories import make_task, reload, set_columns
+from outbox.tests.factories import complete, make_task, reload, set_columns
 from payflow.ids import new_id
 
 ENDED: dict[str, Any] = {"finished_at": Now()}
@@ -23,7 +23,7 @@ def test_a_payout_that_was_never_attempted_can_be_cancelled(
     ledger_id: UUID, fields: dict[str, Any]
 ) -> None:
     task = make_task(ledger_id=ledger_id, **fields)
-    reversal_id = task.transfer_id  # any transfer will do
+    reversal_id = complete(task)
 
     unsent = task_lock_unsent(ledger_id=ledger_id, task_id=task.id)
     cancelled = task_cancel_unsent(
@@ -156,7 +156,7 @@ def test_a_cancellation_that_is_rolled_back_leaves_the_payout_to_be_sent(
         task_cancel_unsent(
             ledger_id=ledger_id,
             task_id=task.id,
-            completion_transfer_id=task.transfer_id,
+            completion_transfer_id=complete(task),
         )
         transaction.set_rollback(True)
 

@@ -1,3 +1,5 @@
+DROP TRIGGER task_payout_ends_with_its_completion ON outbox_task;
+DROP FUNCTION ledger_check_ended_tasks();
 DROP TRIGGER task_payout_matches_its_posting ON outbox_task;
 DROP FUNCTION ledger_check_new_tasks();
 DROP TRIGGER transfer_insert_is_whole ON ledger_transfer;

@@ -395,3 +395,38 @@ CREATE TRIGGER task_payout_matches_its_posting AFTER INSERT ON outbox_task
     REFERENCING NEW TABLE AS new_tasks
     FOR EACH STATEMENT EXECUTE FUNCTION ledger_check_new_tasks();
 ALTER TABLE outbox_task ENABLE ALWAYS TRIGGER task_payout_matches_its_posting;
+
+CREATE FUNCTION ledger_check_ended_tasks() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET random_page_cost = 0.001
+AS $$
+DECLARE
+    bad record;
+BEGIN
+    SELECT k.id INTO bad
+    FROM new_tasks k
+    WHERE k.kind = 'payout' AND k.state IN ('done', 'cancelled') AND NOT EXISTS (
+        SELECT 1
+        FROM ONLY ledger_transfer t
+        JOIN ONLY ledger_entry e ON e.ledger_id = t.ledger_id AND e.transfer_id = t.id
+        WHERE t.ledger_id = k.ledger_id AND t.id = k.completion_transfer_id
+          AND e.direction = 'debit' AND e.account_id = k.account_id
+          AND e.amount = k.amount
+          AND CASE WHEN k.delivery = 'settled' THEN t.kind = 'settlement'
+              ELSE t.kind = 'payout_reversal' AND t.reverses_transfer_id = k.transfer_id
+              END)
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'payout task % ends without its settlement or reversal', bad.id
+            USING ERRCODE = 'integrity_constraint_violation',
+                  CONSTRAINT = 'task_payout_ends_with_its_completion';
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER task_payout_ends_with_its_completion AFTER UPDATE ON outbox_task
+    REFERENCING NEW TABLE AS new_tasks
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger_check_ended_tasks();
+ALTER TABLE outbox_task ENABLE ALWAYS TRIGGER task_payout_ends_with_its_completion;
