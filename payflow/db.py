@@ -110,6 +110,14 @@ def problem_of(error: DatabaseError | InterfaceError) -> Exception:
     if isinstance(error, IntegrityError):
         name = constraint_name(error)
         code = CONSTRAINT_PROBLEMS.get(name or "")
+        if code == "clock_behind":
+            log.error("database_clock_behind")
+            return ProblemError(
+                code,
+                "PostgreSQL's clock says an earlier time than the books already hold; "
+                "nothing was changed.",
+                retry_after_seconds=60,
+            )
         if code is not None:
             return ProblemError(code, "Somebody else was faster; look and try again.")
         log.error("database_backstop_hit", constraint=name)

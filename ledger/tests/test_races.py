@@ -4,6 +4,8 @@ import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from unittest.mock import patch
 
 import pytest
 from django.db import connection, connections
@@ -23,6 +25,7 @@ from ledger.tests.factories import (
     transfer_request,
 )
 from ledger.types import PostedTransfer
+from payflow.clock import now
 from payflow.db import retry_on_conflict, transaction_owner
 from payflow.errors import ProblemError
 
@@ -199,3 +202,28 @@ def test_changes_of_an_account_and_transfers_on_it_do_not_lose_each_other():
     assert fresh(source).posted == 97
     assert fresh(source).owner_name in {"a", "b", "c"}
     assert source.changes.filter(ledger_id=ledger.id).count() == 3
+
+
+def test_a_clock_that_fell_behind_the_books_is_said_to_be_so():
+    with transaction_owner():
+        ledger = LedgerFactory()
+        source = AccountFactory(ledger=ledger, balance=100)
+        target = AccountFactory(ledger=ledger)
+
+    def send() -> None:
+        with transaction_owner():
+            # As after the clock was set back: the accounts have seen a later time.
+            real = lock_accounts(
+                ledger_id=ledger.id, account_ids=[source.id, target.id]
+            )
+            for account in real.values():
+                account.last_entry_at = now() + timedelta(minutes=5)
+            with patch("ledger.services.posting.lock_accounts", return_value=real):
+                move(source, target, 1)
+
+    with pytest.raises(ProblemError) as caught:
+        retry_on_conflict(send)
+
+    assert caught.value.problem.code == "clock_behind"
+    assert caught.value.retry_after_seconds == 60
+    assert fresh(source).posted == 100
