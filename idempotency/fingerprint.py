@@ -18,6 +18,8 @@ PATH_PREFIX = "(path) "
 WHOLE_BODY = "(body)"
 FIELD_PREFIX = "(field) "
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
 
 def request_digests(
     *, operation: str, path_parameters: Mapping[str, str], body: Any
@@ -56,7 +58,4 @@ def _field(name: str) -> str:
 
 
 def _digest(value: Any) -> str:
-    canonical = json.dumps(
-        value, sort_keys=True, ensure_ascii=False, separators=(",", ":")
-    )
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()

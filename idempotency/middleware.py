@@ -12,14 +12,14 @@ from django.http import HttpRequest, HttpResponse
 
 from idempotency import store
 from idempotency.fingerprint import differing_fields, request_digests
+from idempotency.keys import key_fault
 from idempotency.services import KeyClaim, reused_problem
-from payflow.api.parsing import request_json
+from payflow.api.parsing import request_json, wants_dry_run
 from payflow.api.rendering import http_response, problem_error_response
 from payflow.errors import ProblemError
 
 #: Both names mean the same: the IETF draft's, and the older one.
 HEADERS = ("Idempotency-Key", "X-Idempotency-Key")
-MAX_KEY_LENGTH = 255
 
 
 class IdempotencyMiddleware:
@@ -56,18 +56,20 @@ class IdempotencyMiddleware:
         is_required: bool,
         path_parameters: dict[str, str],
     ) -> HttpResponse | None:
+        if not is_required and not has_key(request):
+            return None
+        body = request_json(request)
+        if wants_dry_run(request):
+            # Nothing will be written, so there is nothing to be done only once.
+            return None
         key = read_key(request)
         if key is None:
-            if is_required:
-                raise ProblemError(
-                    "idempotency_key_missing",
-                    "Send an Idempotency-Key header with this request.",
-                )
-            return None
+            raise ProblemError(
+                "idempotency_key_missing",
+                "Send an Idempotency-Key header with this request.",
+            )
         digests = request_digests(
-            operation=operation,
-            path_parameters=path_parameters,
-            body=request_json(request),
+            operation=operation, path_parameters=path_parameters, body=body
         )
         principal = request.principal  # type: ignore[attr-defined]
         owner = {"ledger_id": principal.ledger_id, "client_id": principal.client_id}
@@ -80,6 +82,11 @@ class IdempotencyMiddleware:
             **owner, key=key, operation=operation, digests=digests, mark=found
         )
         return None
+
+
+def has_key(request: HttpRequest) -> bool:
+    """True if the request has a header for a key, of whatever form."""
+    return any(name in request.headers for name in HEADERS)
 
 
 def read_key(request: HttpRequest) -> str | None:
@@ -100,21 +107,8 @@ def read_key(request: HttpRequest) -> str | None:
             f"{HEADERS[0]} and {HEADERS[1]} are both given, and differ.",
         )
     key = keys.pop()
-    if not 1 <= len(key) <= MAX_KEY_LENGTH:
-        raise ProblemError(
-            "idempotency_key_invalid",
-            f"The key has {len(key)} characters; 1 to {MAX_KEY_LENGTH} are allowed.",
-        )
-    if not (key.isascii() and key.isprintable()):
-        raise ProblemError(
-            "idempotency_key_invalid", "The key has characters that cannot be printed."
-        )
-    if "," in key:
-        # HTTP servers join repeated headers with commas (RFC 9110, section 5.2).
-        raise ProblemError(
-            "idempotency_key_invalid",
-            "The key has a comma, as two headers that were sent together would.",
-        )
+    if (fault := key_fault(key)) is not None:
+        raise ProblemError("idempotency_key_invalid", fault)
     return key
 
 

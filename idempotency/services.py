@@ -11,7 +11,8 @@ another node), one INSERT wins and the other request rolls everything back.
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from django.utils.module_loading import import_string
 from idempotency import store
 from idempotency.fingerprint import differing_fields
 from payflow.api.rendering import to_json
+from payflow.clock import format_instant
 from payflow.db import require_transaction
 from payflow.errors import ProblemError
 from payflow.execution import ClaimLostError, Rendered
@@ -32,7 +34,7 @@ PURGE_BATCH = 1_000
 
 _ACQUIRE = """
 SELECT pg_try_advisory_xact_lock(%(lock)s), k.digests, k.status, k.response_headers,
-    k.response_body, k.resource_type, k.resource_id
+    k.response_body, k.resource_type, k.resource_id, k.created_at
 FROM (SELECT 1) AS one
 LEFT JOIN idempotency_key k ON k.ledger_id = %(ledger_id)s
     AND k.client_id = %(client_id)s AND k.key = %(key)s
@@ -80,6 +82,82 @@ def reused_problem(fields: list[str]) -> ProblemError:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class StoredOutcome:
+    """What a key's row says; headers and body are ``None`` once they are purged."""
+
+    digests: Any
+    status: int
+    headers: Any
+    body: bytes | None
+    resource_type: str
+    resource_id: UUID | None
+    created_at: datetime
+
+    def replay(self, *, ledger_id: UUID, digests: Mapping[str, str]) -> Rendered:
+        """The outcome again, for the request with these digests.
+
+        Raises:
+            ProblemError: ``idempotency_key_reused``, ``idempotency_outcome_expired``,
+                ``idempotency_response_expired``.
+        """
+        if fields := differing_fields(_from_json(self.digests), digests):
+            raise reused_problem(fields)
+        if self.body is None:
+            return self._rebuilt(ledger_id)
+        return Rendered(
+            self.status,
+            bytes(self.body),
+            _from_json(self.headers),
+            self.resource_type,
+            self.resource_id,
+            is_replay=True,
+        )
+
+    def _rebuilt(self, ledger_id: UUID) -> Rendered:
+        if self.status >= 300:
+            raise ProblemError(
+                "idempotency_outcome_expired",
+                "This key was refused once; the details are no longer stored.",
+            )
+        rebuild = _rebuilders().get(self.resource_type)
+        if rebuild is None or self.resource_id is None:
+            at = format_instant(self.created_at)
+            raise ProblemError(
+                "idempotency_response_expired",
+                f"The request was carried out at {at}; its answer is no longer stored.",
+                carried_out_at=at,
+            )
+        resource, location = rebuild(ledger_id=ledger_id, resource_id=self.resource_id)
+        headers = {"Content-Type": "application/json"}
+        if self.status == 201:
+            headers["Location"] = location
+        return Rendered(
+            self.status,
+            to_json(resource),
+            headers,
+            self.resource_type,
+            self.resource_id,
+            is_replay=True,
+        )
+
+
+def lock_number(*, ledger_id: UUID, client_id: UUID, key: str) -> int:
+    """The advisory lock that says "in progress" of a client's key."""
+    text = f"{ledger_id}:{client_id}:{key}"
+    digest = hashlib.blake2b(text.encode(), digest_size=8, person=b"idempotency")
+    return int.from_bytes(digest.digest(), "big", signed=True)
+
+
+def in_progress_problem() -> ProblemError:
+    """The problem of a key whose first request is running."""
+    return ProblemError(
+        "idempotency_in_progress",
+        "The first request with this key has not finished.",
+        retry_after_seconds=1,
+    )
+
+
 class KeyClaim:
     """One request's claim on its key; the kernel's ``Claim`` protocol.
 
@@ -102,8 +180,8 @@ class KeyClaim:
         mark: store.Mark | None,
     ) -> None:
         self.key = key
-        self._ledger_id = ledger_id
-        self._client_id = client_id
+        self.ledger_id = ledger_id
+        self.client_id = client_id
         self._operation = operation
         self._digests = digests
         self._mark = mark
@@ -115,51 +193,31 @@ class KeyClaim:
 
         Raises:
             ProblemError: ``idempotency_in_progress``, ``idempotency_key_reused``,
-                ``idempotency_outcome_expired``.
+                ``idempotency_outcome_expired``, ``idempotency_response_expired``.
         """
         require_transaction()
         with connection.cursor() as cursor:
             cursor.execute(
                 _ACQUIRE,
                 {
-                    "lock": self._lock_number(),
-                    "ledger_id": self._ledger_id,
-                    "client_id": self._client_id,
+                    "lock": lock_number(
+                        ledger_id=self.ledger_id,
+                        client_id=self.client_id,
+                        key=self.key,
+                    ),
+                    "ledger_id": self.ledger_id,
+                    "client_id": self.client_id,
                     "key": self.key,
                 },
             )
-            is_ours, digests, status, headers, body, kind, resource_id = (
-                cursor.fetchone()
-            )
+            is_ours, digests, status, *rest = cursor.fetchone()
         if status is None:
             if not is_ours:
-                raise ProblemError(
-                    "idempotency_in_progress",
-                    "The first request with this key has not finished.",
-                    retry_after_seconds=1,
-                )
+                raise in_progress_problem()
             return None
-        if fields := differing_fields(_from_json(digests), self._digests):
-            raise reused_problem(fields)
-        if body is not None:
-            return Rendered(
-                status, bytes(body), _from_json(headers), kind, resource_id, True
-            )
-        return self._rebuilt(status, kind, resource_id)
-
-    def _rebuilt(self, status: int, kind: str, resource_id: UUID | None) -> Rendered:
-        rebuild = _rebuilders().get(kind)
-        if rebuild is None or resource_id is None:
-            raise ProblemError(
-                "idempotency_outcome_expired",
-                "This key was refused once; the details are no longer stored.",
-            )
-        self._is_rebuilt = True
-        resource, location = rebuild(ledger_id=self._ledger_id, resource_id=resource_id)
-        headers = {"Content-Type": "application/json"}
-        if status == 201:
-            headers["Location"] = location
-        return Rendered(status, to_json(resource), headers, kind, resource_id, True)
+        found = StoredOutcome(digests, status, *rest)
+        self._is_rebuilt = found.body is None
+        return found.replay(ledger_id=self.ledger_id, digests=self._digests)
 
     def store(self, rendered: Rendered) -> None:
         """Writes the key's row with its outcome.
@@ -171,9 +229,9 @@ class KeyClaim:
             cursor.execute(
                 _STORE,
                 [
-                    self._ledger_id,
+                    self.ledger_id,
                     new_id(),
-                    self._client_id,
+                    self.client_id,
                     self.key,
                     self._operation,
                     json.dumps(dict(self._digests)),
@@ -203,11 +261,6 @@ class KeyClaim:
         """At the end of the request: takes the mark away if nothing was committed."""
         if self._mark is not None and not self._is_committed:
             store.release(self._mark)
-
-    def _lock_number(self) -> int:
-        text = f"{self._ledger_id}:{self._client_id}:{self.key}"
-        digest = hashlib.blake2b(text.encode(), digest_size=8, person=b"idempotency")
-        return int.from_bytes(digest.digest(), "big", signed=True)
 
 
 def _from_json(value: Any) -> Any:

@@ -8,6 +8,10 @@ answer, or the answer without the effect:
 * killed before COMMIT: PostgreSQL rolls back, the key is free, a retry executes;
 * killed after COMMIT: a retry finds the stored answer and replays it;
 * COMMIT's own answer lost: either of the two, and a retry finds out which.
+
+A *dry run* does the same and takes it back: the command runs under the same locks and
+rules, its outcome is rendered, and the transaction rolls back, so nothing is written,
+no key is taken, and what was to happen after the commit does not happen.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,8 +19,11 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 from uuid import UUID
 
+from django.db import transaction
+
 from payflow import failpoints
 from payflow.db import retry_on_conflict, transaction_owner
+from payflow.errors import ProblemError
 
 T = TypeVar("T")
 
@@ -34,6 +41,9 @@ class Rendered:
         headers: those that belong to the outcome, for instance ``Location``.
         resource_type, resource_id: what was made, from which a purged response can be
             built again.
+        is_replay: it was not made now but stored by an earlier request.
+        items: outcomes of parts of the request that have idempotency keys of their own,
+            by these keys, to be stored with them.
     """
 
     status: int
@@ -42,6 +52,7 @@ class Rendered:
     resource_type: str = ""
     resource_id: UUID | None = None
     is_replay: bool = False
+    items: Mapping[str, "Rendered"] = field(default_factory=dict)
 
 
 class ClaimLostError(Exception):
@@ -74,6 +85,7 @@ def execute(
     render: Callable[[T], Rendered],
     *,
     claim: Claim | None = None,
+    dry_run: bool = False,
 ) -> Rendered:
     """Runs one command of one request in one transaction.
 
@@ -83,6 +95,7 @@ def execute(
             no effect outside of the database.
         render: makes the response of the outcome; it may read, and must not write.
         claim: the request's idempotency key, if it has one.
+        dry_run: roll back in the end, whatever the outcome; such a request has no key.
 
     Returns:
         The response to send, of this run or of the one that is replayed.
@@ -90,13 +103,19 @@ def execute(
     Raises:
         ProblemError: nothing was changed, and the key, if any, is free; but with
             ``database_unavailable`` a COMMIT may have happened: a retry finds out.
+        ValueError: a dry run with a key.
     """
+    if dry_run and claim is not None:
+        raise ValueError("a dry run takes no idempotency key")
 
     def run() -> Rendered:
         with transaction_owner():
             if claim is not None and (earlier := claim.acquire()) is not None:
                 return earlier
             rendered = render(command())
+            if dry_run:
+                transaction.set_rollback(True)
+                return rendered
             if claim is not None:
                 claim.store(rendered)
             failpoints.reach("before_commit")
@@ -106,9 +125,13 @@ def execute(
     for attempt in range(MAX_CLAIM_TRIES):
         try:
             rendered = retry_on_conflict(run)
-        except ClaimLostError:
+        except ClaimLostError as error:
             if attempt == MAX_CLAIM_TRIES - 1:
-                raise
+                raise ProblemError(
+                    "idempotency_in_progress",
+                    "Requests with the same keys kept being faster; nothing was done.",
+                    retry_after_seconds=1,
+                ) from error
             continue
         if claim is not None:
             claim.committed(rendered)

@@ -18,7 +18,6 @@ from payflow.api.shapes import (
     shape_errors,
 )
 from payflow.clock import format_instant
-from payflow.errors import ProblemError
 
 MAX_OWNER_NAME = 255
 MAX_CODE = 50
@@ -110,22 +109,24 @@ def read_transfer(body: Any) -> TransferRequest:
         ProblemError: ``invalid_request`` with every field that is wrong.
     """
     shape = Shape(body)
-    postings = _read_postings(shape, body)
-    reference = shape.text("reference", maximum=MAX_REFERENCE, empty=False)
-    description = shape.text("description", maximum=MAX_DESCRIPTION)
-    metadata = shape.metadata("metadata")
-    effective_at = shape.instant("effective_at")
+    shape.boolean("dry_run", default=False)
+    request = read_transfer_fields(shape)
     shape.finish()
+    return request
+
+
+def read_transfer_fields(shape: Shape) -> TransferRequest:
+    """The transfer that an object asks for; the caller finishes the shape."""
     return TransferRequest(
-        postings=postings,
-        reference=reference,
-        description=description or "",
-        metadata=metadata,
-        effective_at=effective_at,
+        postings=_read_postings(shape),
+        reference=shape.text("reference", maximum=MAX_REFERENCE, empty=False),
+        description=shape.text("description", maximum=MAX_DESCRIPTION) or "",
+        metadata=shape.metadata("metadata"),
+        effective_at=shape.instant("effective_at"),
     )
 
 
-def _read_postings(shape: Shape, body: Any) -> tuple[PostingRequest, ...]:
+def _read_postings(shape: Shape) -> tuple[PostingRequest, ...]:
     if not shape.has("postings"):
         simple = _read_posting(shape)
         return (simple,) if simple else ()
@@ -133,30 +134,14 @@ def _read_postings(shape: Shape, body: Any) -> tuple[PostingRequest, ...]:
         raise shape_errors(
             [
                 (
-                    "postings",
+                    shape.path_of("postings"),
                     "two_forms",
                     "Give either postings, or from_account_id, to_account_id, amount.",
                 )
             ]
         )
-    postings = []
-    errors: list[tuple[str, str, str]] = []
-    for index, item in enumerate(shape.objects("postings", maximum=MAX_POSTINGS)):
-        try:
-            inner = Shape(item, path=f"postings[{index}]")
-            posting = _read_posting(inner)
-            inner.finish()
-        except ProblemError as error:
-            errors.extend(
-                (e["field"], e["code"], e["message"])
-                for e in error.problem.fields["errors"]
-            )
-            continue
-        if posting is not None:
-            postings.append(posting)
-    if errors:
-        raise shape_errors(errors)
-    return tuple(postings)
+    postings = shape.each("postings", _read_posting, maximum=MAX_POSTINGS)
+    return tuple(posting for posting in postings if posting is not None)
 
 
 def _read_posting(shape: Shape) -> PostingRequest | None:

@@ -9,11 +9,13 @@ from rest_framework.response import Response
 
 from ledger.api.authentication import actor_of
 from ledger.api.resources import read_transfer, transfer_json
-from ledger.api.views import ApiView, idempotency_key_of, path_id
+from ledger.api.views import ApiView, idempotency_key_of, path_id, render_resource
 from ledger.selectors.transfers import transfer_get, transfer_list
 from ledger.services.transfers import transfer_post
+from ledger.types import PostedTransfer
 from payflow.clock import now
 from payflow.errors import ProblemError
+from payflow.execution import Rendered
 
 LOCATION = "/v1/transfers/{id}"
 CREATE = ("transfer.create", True)
@@ -67,6 +69,17 @@ class TransferView(ApiView):
             transfer_id=path_id(transfer_id, problem=missing),
         )
         return Response(transfer_json(transfer))
+
+
+def render_transfer(transfer: PostedTransfer) -> Rendered:
+    """A posted transfer as the answer of the request that made it."""
+    return render_resource(
+        transfer_json(transfer),
+        status=201,
+        resource_type="transfer",
+        resource_id=transfer.id,
+        location=LOCATION,
+    )
 
 
 def transfer_rebuild(

@@ -3,15 +3,28 @@
 from django.urls import path
 
 from ledger.api.accounts import AccountEntriesView, AccountListView, AccountView
+from ledger.api.batches import TransferBatchView
 from ledger.api.me import MeView
+from ledger.api.reports import (
+    BalanceSheetView,
+    IncomeStatementView,
+    TrialBalanceView,
+)
+from ledger.api.statements import AccountBalanceView, AccountStatementView
 from ledger.api.transfers import TransferListView, TransferSeedView, TransferView
 
 urlpatterns = [
     path("transfer", TransferSeedView.as_view()),
     path("v1/transfers", TransferListView.as_view()),
+    path("v1/transfers/batch", TransferBatchView.as_view()),
     path("v1/transfers/<str:transfer_id>", TransferView.as_view()),
     path("v1/accounts", AccountListView.as_view()),
     path("v1/accounts/<str:account_id>", AccountView.as_view()),
     path("v1/accounts/<str:account_id>/entries", AccountEntriesView.as_view()),
+    path("v1/accounts/<str:account_id>/balance", AccountBalanceView.as_view()),
+    path("v1/accounts/<str:account_id>/statement", AccountStatementView.as_view()),
+    path("v1/reports/trial-balance", TrialBalanceView.as_view()),
+    path("v1/reports/balance-sheet", BalanceSheetView.as_view()),
+    path("v1/reports/income-statement", IncomeStatementView.as_view()),
     path("v1/me", MeView.as_view()),
 ]

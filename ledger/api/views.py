@@ -14,10 +14,14 @@ from payflow.api.pagination import (
     read_limit,
     read_text_filter,
 )
-from payflow.api.parsing import request_json
+from payflow.api.parsing import (
+    DEFAULT_BODY_LIMIT,
+    request_json,
+    wants_dry_run,
+)
 from payflow.api.rendering import http_response, render_problem, to_json
 from payflow.errors import Problem
-from payflow.execution import Rendered, execute
+from payflow.execution import Claim, Rendered, execute
 from payflow.ids import parse_id
 
 
@@ -26,9 +30,11 @@ class ApiView(APIView):
 
     ``operations`` names, by HTTP method, the operations that the idempotency
     middleware looks after: a name for the fingerprint, and whether a key is demanded.
+    ``body_limit`` is the name of the setting that limits its bodies.
     """
 
     operations: ClassVar[dict[str, tuple[str, bool]]] = {}
+    body_limit: ClassVar[str] = DEFAULT_BODY_LIMIT
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
@@ -36,6 +42,7 @@ class ApiView(APIView):
         view: Any = super().as_view(**initkwargs)
         view.needs_client = True
         view.operations = cls.operations
+        view.body_limit = cls.body_limit
         return view
 
     def body(self) -> Any:
@@ -53,6 +60,9 @@ class ApiView(APIView):
     ) -> HttpResponse:
         """Runs a mutating command by ``execute`` and sends what it rendered.
 
+        A body that says ``"dry_run": true`` makes it a dry run; the view's only part in
+        it is to know the field. See ``docs/dry-run.md``.
+
         Args:
             command: the service call; returns a resource or a ``Problem``.
             resource: the resource's JSON.
@@ -64,19 +74,41 @@ class ApiView(APIView):
         def render(outcome: Any) -> Rendered:
             if isinstance(outcome, Problem):
                 return render_problem(outcome)
-            headers = {}
-            if status == 201:
-                headers["Location"] = location.format(id=outcome.id)
-            return Rendered(
+            document = resource(outcome)
+            if self.is_dry_run:
+                # What would be made has no id; what would be changed keeps its own.
+                made = {"id": None} if status == 201 else {}
+                return render_json({**document, **made, "dry_run": True})
+            return render_resource(
+                document,
                 status=status,
-                body=to_json(resource(outcome)),
-                headers={"Content-Type": "application/json", **headers},
                 resource_type=resource_type,
                 resource_id=outcome.id,
+                location=location,
             )
 
-        claim = getattr(self.request._request, "idempotency_claim", None)
-        return http_response(execute(command, render, claim=claim))
+        return self.send(command, render, claim=self.claim)
+
+    @property
+    def is_dry_run(self) -> bool:
+        """True for a request of which nothing is to be kept."""
+        return wants_dry_run(self.request._request)
+
+    @property
+    def claim(self) -> Any:
+        """The request's claim on its idempotency key, or ``None``."""
+        return getattr(self.request._request, "idempotency_claim", None)
+
+    def send(
+        self,
+        command: Callable[[], Any],
+        render: Callable[[Any], Rendered],
+        *,
+        claim: Claim | None,
+    ) -> HttpResponse:
+        """``execute``, as a dry run if the request asks for one, and its response."""
+        rendered = execute(command, render, claim=claim, dry_run=self.is_dry_run)
+        return http_response(rendered)
 
     def keyset_page(
         self,
@@ -108,6 +140,33 @@ class ApiView(APIView):
         return Response(
             {"data": [resource(row) for row in rows], "next_cursor": next_cursor}
         )
+
+
+def render_json(document: dict[str, Any], *, status: int = 200) -> Rendered:
+    """A JSON document that is not the resource of one row."""
+    return Rendered(status, to_json(document), {"Content-Type": "application/json"})
+
+
+def render_resource(
+    document: dict[str, Any],
+    *,
+    status: int,
+    resource_type: str,
+    resource_id: UUID,
+    location: str,
+) -> Rendered:
+    """A resource as the answer of the request that made or changed it.
+
+    Args:
+        document: the resource's JSON.
+        status: 201 adds ``Location``.
+        resource_type, resource_id: stored with the key, to rebuild a purged response.
+        location: the resource's path with ``{id}``.
+    """
+    headers = {"Content-Type": "application/json"}
+    if status == 201:
+        headers["Location"] = location.format(id=resource_id)
+    return Rendered(status, to_json(document), headers, resource_type, resource_id)
 
 
 def path_id(text: str, *, problem: Exception) -> UUID:

@@ -19,6 +19,8 @@ from payflow.errors import ProblemError
 MAX_DEPTH = 32
 #: Longer integers than this are refused before they are converted.
 MAX_INTEGER_DIGITS = 40
+#: The setting that limits the bodies of views that name no other.
+DEFAULT_BODY_LIMIT = "DATA_UPLOAD_MAX_MEMORY_SIZE"
 
 
 class Float(float):
@@ -114,15 +116,25 @@ def _check_strings(value: Any, *, depth: int) -> None:
             _check_strings(item, depth=depth + 1)
 
 
-def _body(request: HttpRequest) -> bytes:
-    if "HTTP_TRANSFER_ENCODING" not in request.META:
-        return request.body
-    # Django reads as many bytes as Content-Length says, and a body in chunks has none;
-    # the server takes the chunks apart and ends its stream where the body ends.
-    limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-    stream = request.META.get("wsgi.input")
-    if stream is None or not request.META.get("wsgi.input_terminated"):
-        return request.body
+def _body_limit(request: HttpRequest) -> int | None:
+    """The most bytes of a body, by the setting that the view's ``body_limit`` names."""
+    match = request.resolver_match
+    name = getattr(match and match.func, "body_limit", DEFAULT_BODY_LIMIT)
+    limit: int | None = getattr(settings, name)
+    return limit
+
+
+def _body(request: HttpRequest, limit: int | None) -> bytes:
+    # Not `request.body`: it knows one limit for all routes, and keeps the bytes beside
+    # what was parsed from them.
+    stream: Any = request
+    if "HTTP_TRANSFER_ENCODING" in request.META:
+        # Django reads as many bytes as Content-Length says, and a body in chunks has
+        # none; the server takes the chunks apart and ends its stream where it ends.
+        if request.META.get("wsgi.input_terminated"):
+            stream = request.META["wsgi.input"]
+    elif limit is not None and int(request.META.get("CONTENT_LENGTH") or 0) > limit:
+        raise RequestDataTooBig
     try:
         body: bytes = stream.read(-1 if limit is None else limit + 1)
     except OSError as error:
@@ -155,18 +167,29 @@ def request_json(request: HttpRequest) -> Any:
             raise ProblemError(
                 "unsupported_media_type", "A compressed body is not understood."
             )
+        limit = _body_limit(request)
         try:
-            body = _body(request)
+            body = _body(request, limit)
         except RequestDataTooBig as error:
             raise ProblemError(
                 "body_too_large",
                 "The body is larger than this server takes.",
-                max_bytes=settings.DATA_UPLOAD_MAX_MEMORY_SIZE,
+                max_bytes=limit,
             ) from error
         except (UnreadablePostError, ParseException):
             _fail("truncated", "The connection ended before the body did.")
         request.strict_json = parse_strict_json(body)  # type: ignore[attr-defined]
     return request.strict_json  # type: ignore[attr-defined]
+
+
+def wants_dry_run(request: HttpRequest) -> bool:
+    """True for a request whose JSON object says ``"dry_run": true``, strictly.
+
+    Whether a key is needed, and whether the transaction rolls back, are both asked
+    here, so nothing that came without a key for this reason is ever committed.
+    """
+    body = getattr(request, "strict_json", None)
+    return isinstance(body, dict) and body.get("dry_run") is True
 
 
 class StrictJSONParser(BaseParser):

@@ -84,6 +84,11 @@ PROBLEMS: dict[str, ProblemType] = {
     "body_too_large": ProblemType(
         413, "The body is too large", "Split the request; `max_bytes` is the limit."
     ),
+    "batch_too_large": ProblemType(
+        413,
+        "The batch has too many transfers or postings",
+        "Split the batch; `max_transfers` and `max_postings` are the limits.",
+    ),
     "unsupported_media_type": ProblemType(
         415,
         "The body must be JSON",
@@ -101,6 +106,11 @@ PROBLEMS: dict[str, ProblemType] = {
         "The refusal that this key once got is no longer stored",
         "The operation did not happen. Use a new key to try it again.",
     ),
+    "idempotency_response_expired": ProblemType(
+        409,
+        "The answer that this key once got is no longer stored",
+        "The operation was carried out, once. Look for what it made; do not try again.",
+    ),
     "reference_taken": ProblemType(
         409,
         "The reference is in use in this ledger",
@@ -116,6 +126,12 @@ PROBLEMS: dict[str, ProblemType] = {
         422,
         "This idempotency key was used for another request",
         "Use a new key; `differing_fields` names what is not the same.",
+    ),
+    "batch_refused": ProblemType(
+        422,
+        "One transfer of the batch was refused, so none was posted",
+        "Correct the transfer at `index`, whose refusal is `problem`; then send the "
+        "batch with a new idempotency key.",
     ),
     "same_account": ProblemType(
         422,

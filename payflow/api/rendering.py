@@ -12,6 +12,8 @@ from payflow.execution import Rendered
 
 PROBLEM_CONTENT_TYPE = "application/problem+json"
 
+_COMPACT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
 
 def to_json(data: Any) -> bytes:
     """Compact UTF-8 JSON (RFC 8259).
@@ -19,9 +21,7 @@ def to_json(data: Any) -> bytes:
     Raises:
         ValueError: ``data`` holds a number that JSON has no form for.
     """
-    return json.dumps(
-        data, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-    ).encode()
+    return _COMPACT.encode(data).encode()
 
 
 def problem_document(problem: Problem) -> dict[str, Any]:
@@ -44,11 +44,15 @@ def render_problem(problem: Problem) -> Rendered:
     Raises:
         ProblemError: its status is none of those that commit, so it must roll back.
     """
-    status = PROBLEMS[problem.code].status
-    if status not in STORED_REFUSAL_STATUSES:
+    if PROBLEMS[problem.code].status not in STORED_REFUSAL_STATUSES:
         raise ProblemError.of(problem)
+    return render_item_problem(problem)
+
+
+def render_item_problem(problem: Problem) -> Rendered:
+    """A problem of whatever status as the outcome of one item of a batch."""
     return Rendered(
-        status=status,
+        status=PROBLEMS[problem.code].status,
         body=to_json(problem_document(problem)),
         headers={"Content-Type": PROBLEM_CONTENT_TYPE},
     )

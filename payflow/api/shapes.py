@@ -5,9 +5,9 @@ names nobody asked for. Rules of the business are not its concern.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from payflow.api.parsing import Float
@@ -21,6 +21,8 @@ MAX_DESCRIPTION = 1_000
 MAX_METADATA_KEYS = 50
 MAX_METADATA_KEY = 100
 MAX_METADATA_VALUE = 1_000
+#: Of a list with more errors than this, the remaining items are not looked at.
+MAX_ERRORS = 100
 
 #: RFC 3339, section 5.6. Python's own parser takes far more of ISO 8601 than that.
 _INSTANT = re.compile(
@@ -30,6 +32,8 @@ _INSTANT = re.compile(
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _MISSING = object()
+
+T = TypeVar("T")
 
 FieldError = tuple[str, str, str]
 
@@ -63,7 +67,11 @@ class Shape:
 
     def fail(self, name: str, code: str, message: str) -> None:
         """Notes an error of the field ``name``."""
-        self._errors.append((f"{self._path}.{name}".lstrip("."), code, message))
+        self._errors.append((self.path_of(name), code, message))
+
+    def path_of(self, name: str) -> str:
+        """Where the field ``name`` stands in the body, for messages."""
+        return f"{self._path}.{name}".lstrip(".")
 
     def finish(self) -> None:
         """Raises what was collected, unknown fields included.
@@ -161,6 +169,16 @@ class Shape:
             return default
         return str(value)
 
+    def boolean(self, name: str, *, default: bool) -> bool:
+        """``true`` or ``false``, and nothing that only looks like it."""
+        value = self._take(name, required=False)
+        if value is _MISSING:
+            return default
+        if not isinstance(value, bool):
+            self.fail(name, "not_a_boolean", "true or false, without quotes.")
+            return default
+        return value
+
     def metadata(self, name: str) -> dict[str, Any]:
         """An object of texts, integers, booleans and nulls; absent is ``{}``."""
         value = self._take(name, required=False)
@@ -225,3 +243,26 @@ class Shape:
             self.fail(name, "too_long", f"At most {maximum} items.")
             return []
         return value
+
+    def each(self, name: str, read: Callable[["Shape"], T], *, maximum: int) -> list[T]:
+        """What ``read`` makes of each item of a required, non-empty list of objects.
+
+        The errors of the items are noted beside this object's own, up to
+        :data:`MAX_ERRORS`; items with errors are left out of the result.
+        """
+        results = []
+        for index, item in enumerate(self.objects(name, maximum=maximum)):
+            if len(self._errors) >= MAX_ERRORS:
+                break
+            try:
+                shape = Shape(item, path=f"{self.path_of(name)}[{index}]")
+                result = read(shape)
+                shape.finish()
+            except ProblemError as error:
+                self._errors.extend(
+                    (e["field"], e["code"], e["message"])
+                    for e in error.problem.fields["errors"]
+                )
+            else:
+                results.append(result)
+        return results

@@ -171,6 +171,7 @@ REST_FRAMEWORK = {
     "URL_FORMAT_OVERRIDE": None,
 }
 DATA_UPLOAD_MAX_MEMORY_SIZE = env.int("REQUEST_MAX_BYTES", 1_048_576)
+BATCH_MAX_BYTES = env.int("BATCH_MAX_BYTES", 16_777_216)
 
 # Answers API calls without a key, as the demo ledger's client. Only for a stack that
 # listens on loopback; production settings refuse it.
