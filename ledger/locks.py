@@ -1,7 +1,7 @@
-"""The one place that locks accounts.
+"""The one place that locks accounts, and what hangs on them.
 
-Order of locks in every transaction: accounts in ascending id, then outbox tasks. Two
-transactions that follow it cannot deadlock on them.
+Order of locks in every transaction: accounts in ascending id, then holds, then reversal
+totals, then outbox tasks. Two transactions that follow it cannot deadlock on them.
 """
 
 from collections.abc import Iterable
@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from django.db import connection
+from django.db.models import BooleanField, ExpressionWrapper, Q
+from django.db.models.functions import Now
+
 from ledger.enums import AccountKind
-from ledger.models import Account
+from ledger.models import Account, Hold, HoldPosting, Ledger, ReversalTotal
 from payflow.db import require_transaction
 
 
@@ -33,6 +37,7 @@ class LockedAccount:
     debits_pending: int
     credits_pending: int
     last_entry_at: datetime | None
+    has_velocity_limits: bool
 
     @property
     def posted(self) -> int:
@@ -44,6 +49,11 @@ class LockedAccount:
     def pending_out(self) -> int:
         """What the account's own holds would take."""
         return self.credits_pending if self.is_debit_normal else self.debits_pending
+
+    @property
+    def available(self) -> int:
+        """The posted balance less what is held."""
+        return self.posted - self.pending_out
 
 
 _FIELDS = (
@@ -59,6 +69,7 @@ _FIELDS = (
     "debits_pending",
     "credits_pending",
     "last_entry_at",
+    "has_velocity_limits",
 )
 _DEBIT_NORMAL = {kind.value: kind.is_debit_normal for kind in AccountKind}
 
@@ -97,3 +108,128 @@ def lock_account_row(*, ledger_id: UUID, account_id: UUID) -> Account | None:
         .select_for_update(of=("self",), no_key=True)
         .first()
     )
+
+
+@dataclass(slots=True)
+class LockedHoldPosting:
+    """A posting of a locked hold; amounts in minor units."""
+
+    id: UUID
+    number: int
+    from_account_id: UUID
+    to_account_id: UUID
+    currency: str
+    amount: int
+    capture_limit: int
+    captured: int
+    released: int
+
+    @property
+    def held(self) -> int:
+        """What is still held."""
+        return self.amount - min(self.captured, self.amount) - self.released
+
+
+@dataclass(slots=True)
+class LockedHold:
+    """A hold's state under its lock. PostgreSQL's clock says whether it has lapsed."""
+
+    id: UUID
+    status: str
+    expires_at: datetime
+    created_at: datetime
+    is_lapsed: bool
+    postings: tuple[LockedHoldPosting, ...]
+
+
+def lock_holds(*, ledger_id: UUID, hold_ids: Iterable[UUID]) -> list[LockedHold]:
+    """Locks holds, whose accounts are locked already, until the transaction ends.
+
+    Returns:
+        The holds that exist, in ascending id.
+    """
+    require_transaction()
+    rows = (
+        Hold.objects.filter(ledger_id=ledger_id, id__in=sorted(set(hold_ids)))
+        .order_by("id")
+        .select_for_update(of=("self",), no_key=True)
+        .values_list("id", "status", "expires_at", "created_at")
+    )
+    holds = {row[0]: row for row in rows}
+    lapsed: dict[UUID, bool] = {}
+    postings: dict[UUID, list[LockedHoldPosting]] = {hold_id: [] for hold_id in holds}
+    # A statement of its own, after the lock: it must see what the last owner left.
+    of_holds = HoldPosting.objects.filter(ledger_id=ledger_id, hold_id__in=list(holds))
+    for row in of_holds.order_by("hold_id", "number").values_list(
+        "hold_id",
+        "id",
+        "number",
+        "from_account_id",
+        "to_account_id",
+        "currency",
+        "amount",
+        "capture_limit",
+        "captured",
+        "released",
+        ExpressionWrapper(Q(expires_at__lte=Now()), output_field=BooleanField()),
+    ):
+        postings[row[0]].append(LockedHoldPosting(*row[1:-1]))
+        lapsed[row[0]] = row[-1]
+    return [
+        LockedHold(*row, lapsed[row[0]], tuple(postings[row[0]]))
+        for row in holds.values()
+    ]
+
+
+def lock_reversal_totals(*, ledger_id: UUID, transfer_id: UUID) -> dict[int, int]:
+    """Locks what is reversed of a transfer whose accounts are locked already.
+
+    Returns:
+        Minor units by posting number; what is not in it was never reversed.
+    """
+    require_transaction()
+    rows = (
+        ReversalTotal.objects.filter(ledger_id=ledger_id, transfer_id=transfer_id)
+        .order_by("posting_number")
+        .select_for_update(of=("self",), no_key=True)
+    )
+    return dict(rows.values_list("posting_number", "reversed"))
+
+
+def lock_period(*, ledger_id: UUID) -> datetime | None:
+    """Keeps the ledger's periods as they are until the transaction ends.
+
+    Backdated transfers share this lock; closing a period waits for all of them. It may
+    be taken before or after accounts: nobody who holds it alone waits for an account.
+
+    Returns:
+        The instant before which everything is closed, or ``None``.
+    """
+    require_transaction()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT closed_before FROM ledger_ledger WHERE id = %s FOR SHARE",
+            [ledger_id],
+        )
+        (closed_before,) = cursor.fetchone()
+    return closed_before  # type: ignore[no-any-return]
+
+
+def lock_ledger_row(*, slug: str) -> Ledger | None:
+    """Locks a ledger for a change of its periods; backdated transfers wait for it."""
+    require_transaction()
+    return Ledger.objects.select_for_update().filter(slug=slug).first()
+
+
+def lock_account_to_read(*, ledger_id: UUID, account_id: UUID) -> None:
+    """Waits for the transfers that are being posted on an account, and holds up others.
+
+    Whoever posts after this transaction reads PostgreSQL's clock later than now; so in
+    the next statement everything is there that was recorded up to now, and stays all.
+    """
+    require_transaction()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT FROM ledger_account WHERE ledger_id = %s AND id = %s FOR SHARE",
+            [ledger_id, account_id],
+        )

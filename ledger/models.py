@@ -6,10 +6,23 @@ The physical tables are written in ``migrations/sql``: primary keys are
 show composite ones. Amounts are integers of minor units; instants are UTC.
 """
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 
-from ledger.enums import AccountKind, AccountStatus, Direction, TransferKind
+from ledger.enums import (
+    AccountKind,
+    AccountStatus,
+    Direction,
+    HoldEventKind,
+    HoldStatus,
+    LimitDirection,
+    LimitPeriod,
+    Permission,
+    ReversalReason,
+    ScheduledStatus,
+    TransferKind,
+)
 from payflow.fields import LedgerForeignKey
 from payflow.ids import new_id
 
@@ -17,7 +30,8 @@ from payflow.ids import new_id
 class Ledger(models.Model):
     """An isolated set of books. Transfers never cross ledgers.
 
-    ``time_zone`` is an IANA name and defines the ledger's days and months.
+    ``time_zone`` is an IANA name and defines the ledger's days and months. Nothing
+    becomes effective before ``closed_before`` any more.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -25,6 +39,7 @@ class Ledger(models.Model):
     name = models.TextField()
     time_zone = models.TextField(default="UTC")
     settings = models.JSONField(default=dict, blank=True)
+    closed_before = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField()
 
     class Meta:
@@ -44,6 +59,9 @@ class ApiClient(models.Model):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     name = models.TextField()
     is_active = models.BooleanField(default=True)
+    permissions = ArrayField(
+        models.TextField(choices=Permission.choices), default=list, blank=True
+    )
     created_at = models.DateTimeField()
 
     class Meta:
@@ -110,6 +128,7 @@ class Account(models.Model):
     debits_pending = models.BigIntegerField(default=0)
     credits_pending = models.BigIntegerField(default=0)
     last_entry_at = models.DateTimeField(null=True, blank=True)
+    has_velocity_limits = models.BooleanField(default=False)
     created_at = models.DateTimeField()
 
     class Meta:
@@ -167,7 +186,10 @@ class Account(models.Model):
 class Transfer(models.Model):
     """One immutable movement of one or more postings. Append-only.
 
-    ``effective_at`` is when it happened, ``created_at`` when it was recorded.
+    ``effective_at`` is when it happened, ``created_at`` when it was recorded. For a
+    capture or a reversal, ``source_postings`` has for each posting the number of the
+    posting that it comes from, of the hold or of the reversed transfer. ``permission``
+    is the one without which the transfer would have been refused.
     """
 
     ledger = models.ForeignKey(
@@ -192,6 +214,16 @@ class Transfer(models.Model):
         column="reverses_transfer_id",
         related_name="reversals",
         null=True,
+    )
+    hold_id = models.UUIDField(null=True, blank=True)
+    hold = LedgerForeignKey(
+        "ledger.Hold", column="hold_id", related_name="captures", null=True
+    )
+    source_postings = ArrayField(models.IntegerField(), null=True, blank=True)
+    reason = models.TextField(null=True, blank=True, choices=ReversalReason.choices)
+    permission = models.TextField(null=True, blank=True, choices=Permission.choices)
+    exchange_rate = models.DecimalField(
+        max_digits=38, decimal_places=18, null=True, blank=True
     )
 
     class Meta:
@@ -258,6 +290,280 @@ class Entry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.direction} {self.account_version} of {self.account_id}"
+
+
+class Hold(models.Model):
+    """Money that is reserved and not yet moved: one or more postings held as a unit.
+
+    A hold whose ``expires_at`` has passed is expired in fact, whatever ``status`` says:
+    it cannot be captured, and what it held is available.
+    """
+
+    ledger = models.ForeignKey(
+        Ledger, on_delete=models.PROTECT, db_constraint=False, db_index=False
+    )
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    status = models.TextField(choices=HoldStatus.choices, default=HoldStatus.ACTIVE)
+    posting_count = models.IntegerField()
+    reference = models.TextField(null=True, blank=True, db_collation="C")
+    description = models.TextField(default="", blank=True)
+    metadata = models.JSONField(default=dict, blank=True)
+    expires_at = models.DateTimeField()
+    created_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True, blank=True)
+    actor = models.TextField()
+    client_id = models.UUIDField(null=True, blank=True)
+    key_id = models.UUIDField(null=True, blank=True)
+    request_id = models.TextField(default="", blank=True)
+    idempotency_key = models.TextField(null=True, blank=True)
+
+    class Meta:
+        db_table = "ledger_hold"
+        ordering = ("-id",)
+        constraints = [
+            models.UniqueConstraint(
+                fields=["ledger", "reference"],
+                name="hold_reference_unique_in_ledger",
+                condition=Q(reference__isnull=False),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.reference or str(self.id)
+
+
+class HoldPosting(models.Model):
+    """One posting of a hold: what it holds, and what became of it, in minor units.
+
+    ``capture_limit`` is the amount with the over-capture allowance of the day on which
+    the hold was made.
+    """
+
+    ledger = models.ForeignKey(
+        Ledger, on_delete=models.PROTECT, db_constraint=False, db_index=False
+    )
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    hold_id = models.UUIDField()
+    hold = LedgerForeignKey(Hold, column="hold_id", related_name="postings")
+    number = models.IntegerField()
+    from_account_id = models.UUIDField()
+    from_account = LedgerForeignKey(Account, column="from_account_id")
+    to_account_id = models.UUIDField()
+    to_account = LedgerForeignKey(Account, column="to_account_id")
+    currency = models.TextField()
+    amount = models.BigIntegerField()
+    capture_limit = models.BigIntegerField()
+    captured = models.BigIntegerField(default=0)
+    released = models.BigIntegerField(default=0)
+    expires_at = models.DateTimeField()
+    created_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "ledger_hold_posting"
+        ordering = ("hold_id", "number")
+        constraints = [
+            models.UniqueConstraint(
+                fields=["ledger", "hold_id", "number"],
+                name="hold_posting_number_unique",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.number} of {self.hold_id}"
+
+    @property
+    def held(self) -> int:
+        """What is still held, in minor units."""
+        return self.amount - min(self.captured, self.amount) - self.released
+
+
+class HoldEvent(models.Model):
+    """One thing that happened to a hold, with its actor. Append-only."""
+
+    ledger = models.ForeignKey(
+        Ledger, on_delete=models.PROTECT, db_constraint=False, db_index=False
+    )
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    hold_id = models.UUIDField()
+    hold = LedgerForeignKey(Hold, column="hold_id", related_name="events")
+    kind = models.TextField(choices=HoldEventKind.choices)
+    captured = models.BigIntegerField(default=0)
+    released = models.BigIntegerField(default=0)
+    transfer_id = models.UUIDField(null=True, blank=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    reason = models.TextField(default="", blank=True)
+    actor = models.TextField()
+    client_id = models.UUIDField(null=True, blank=True)
+    key_id = models.UUIDField(null=True, blank=True)
+    request_id = models.TextField(default="", blank=True)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "ledger_hold_event"
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return self.kind
+
+
+class ReversalTotal(models.Model):
+    """How much of one posting is reversed, from its first reversal on."""
+
+    ledger = models.ForeignKey(
+        Ledger, on_delete=models.PROTECT, db_constraint=False, db_index=False
+    )
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    transfer_id = models.UUIDField()
+    transfer = LedgerForeignKey(
+        Transfer, column="transfer_id", related_name="reversal_totals"
+    )
+    posting_number = models.IntegerField()
+    amount = models.BigIntegerField()
+    reversed = models.BigIntegerField()
+
+    class Meta:
+        db_table = "ledger_reversal_total"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["ledger", "transfer_id", "posting_number"],
+                name="reversal_total_unique_per_posting",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.reversed} of {self.amount}"
+
+
+class VelocityLimit(models.Model):
+    """The most that an account may move in a window of time; null means no limit."""
+
+    ledger = models.ForeignKey(
+        Ledger, on_delete=models.PROTECT, db_constraint=False, db_index=False
+    )
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    account_id = models.UUIDField()
+    account = LedgerForeignKey(
+        Account, column="account_id", related_name="velocity_limits"
+    )
+    direction = models.TextField(choices=LimitDirection.choices)
+    period = models.TextField(choices=LimitPeriod.choices)
+    max_amount = models.BigIntegerField(null=True, blank=True)
+    max_count = models.BigIntegerField(null=True, blank=True)
+
+    class Meta:
+        db_table = "ledger_velocity_limit"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["ledger", "account_id", "direction", "period"],
+                name="velocity_limit_unique_per_window",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.direction} per {self.get_period_display()}"
+
+
+class Usage(models.Model):
+    """Running totals of what counts against an account's velocity limits.
+
+    One row for each instant at which something did; only accounts with limits have any.
+    """
+
+    ledger = models.ForeignKey(
+        Ledger, on_delete=models.PROTECT, db_constraint=False, db_index=False
+    )
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    account_id = models.UUIDField()
+    account = LedgerForeignKey(Account, column="account_id")
+    created_at = models.DateTimeField()
+    out_amount = models.BigIntegerField()
+    out_count = models.BigIntegerField()
+    in_amount = models.BigIntegerField()
+    in_count = models.BigIntegerField()
+
+    class Meta:
+        db_table = "ledger_usage"
+        ordering = ("-id",)
+        verbose_name_plural = "usage"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["ledger", "account_id", "created_at"],
+                name="usage_unique_per_instant",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.created_at)
+
+
+class ScheduledTransfer(models.Model):
+    """A transfer to be posted at ``due_at``, under the rules of that time.
+
+    ``postings`` is a list of objects with ``from_account_id``, ``to_account_id`` and
+    ``amount``. A refusal before ``retry_until`` is tried again.
+    """
+
+    ledger = models.ForeignKey(
+        Ledger, on_delete=models.PROTECT, db_constraint=False, db_index=False
+    )
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    status = models.TextField(
+        choices=ScheduledStatus.choices, default=ScheduledStatus.SCHEDULED
+    )
+    due_at = models.DateTimeField()
+    postings = models.JSONField()
+    reference = models.TextField(null=True, blank=True, db_collation="C")
+    description = models.TextField(default="", blank=True)
+    metadata = models.JSONField(default=dict, blank=True)
+    retry_until = models.DateTimeField(null=True, blank=True)
+    next_attempt_at = models.DateTimeField()
+    attempt_count = models.IntegerField(default=0)
+    last_problem = models.JSONField(null=True, blank=True)
+    transfer_id = models.UUIDField(null=True, blank=True)
+    transfer = LedgerForeignKey(Transfer, column="transfer_id", null=True)
+    end_reason = models.TextField(default="", blank=True)
+    actor = models.TextField()
+    client_id = models.UUIDField(null=True, blank=True)
+    key_id = models.UUIDField(null=True, blank=True)
+    request_id = models.TextField(default="", blank=True)
+    idempotency_key = models.TextField(null=True, blank=True)
+    created_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        db_table = "ledger_scheduled_transfer"
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return self.reference or str(self.id)
+
+
+class Asset(models.Model):
+    """A unit of account that a ledger defines beside ISO 4217's currencies.
+
+    Append-only. ``exponent`` is the number of decimals of its minor unit, 0 to 8.
+    """
+
+    ledger = models.ForeignKey(
+        Ledger, on_delete=models.PROTECT, db_constraint=False, db_index=False
+    )
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    code = models.TextField(db_collation="C")
+    name = models.TextField()
+    exponent = models.SmallIntegerField()
+    created_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "ledger_asset"
+        ordering = ("code",)
+        constraints = [
+            models.UniqueConstraint(
+                fields=["ledger", "code"], name="asset_code_unique_in_ledger"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.code
 
 
 class Change(models.Model):

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -29,7 +30,15 @@ class PostingRequest:
 class TransferRequest:
     """One transfer to be posted; see :class:`ledger.models.Transfer`.
 
-    ``effective_at`` of ``None`` means: when it is recorded.
+    Attributes:
+        effective_at: ``None`` means: when it is recorded.
+        reverses_transfer_id, hold_id: what it reverses or captures.
+        source_postings: with one of these, for each posting the number of the posting
+            there that it comes from.
+        reason: a ``ReversalReason``, of reversals.
+        permission: the one without which it would be refused.
+        exchange_rate: of exchanges: units of the bought currency for one of the sold.
+        idempotency_key: its own, where a batch's items have some.
     """
 
     postings: tuple[PostingRequest, ...]
@@ -39,17 +48,44 @@ class TransferRequest:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     effective_at: datetime | None = None
     reverses_transfer_id: UUID | None = None
+    hold_id: UUID | None = None
+    source_postings: tuple[int, ...] | None = None
+    reason: str | None = None
+    permission: str | None = None
+    exchange_rate: Decimal | None = None
+    idempotency_key: str | None = None
+    id: UUID = field(default_factory=new_id)
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRequest:
+    """One hold to be placed; see :class:`ledger.models.Hold`.
+
+    ``expires_at`` or ``lifetime`` say when it lapses; without either the ledger's
+    settings do.
+    """
+
+    postings: tuple[PostingRequest, ...]
+    reference: str | None = None
+    description: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    expires_at: datetime | None = None
+    lifetime: timedelta | None = None
     id: UUID = field(default_factory=new_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Posting:
-    """One posting of a transfer that is in the books."""
+    """One posting of a transfer that is in the books.
+
+    ``amount_reversible`` is what of ``amount`` can still be reversed.
+    """
 
     from_account_id: UUID
     to_account_id: UUID
     amount: int
     currency: str
+    amount_reversible: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +112,11 @@ class PostedTransfer:
     metadata: Mapping[str, Any]
     effective_at: datetime
     created_at: datetime
-    reverses_transfer_id: UUID | None
+    reverses_transfer_id: UUID | None = None
+    hold_id: UUID | None = None
+    reason: str | None = None
+    permission: str | None = None
+    exchange_rate: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,4 +127,5 @@ class Principal:
     client_id: UUID
     client_name: str
     key_id: UUID | None
+    permissions: frozenset[str] = frozenset()
     is_authenticated: bool = True

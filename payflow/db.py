@@ -41,12 +41,23 @@ CONSTRAINT_PROBLEMS = {
     "transfer_reference_unique_in_ledger": "reference_taken",
     "account_reference_unique_in_ledger": "reference_taken",
     "account_payout_role_changes_only_empty": "account_not_empty",
+    "hold_reference_unique_in_ledger": "reference_taken",
+    "capture_before_expiry": "hold_expired",
+    "hold_is_extended_before_it_lapses": "hold_expired",
+    "transfer_effective_in_open_period": "period_closed",
     "transfer_not_recorded_in_future": "clock_behind",
 }
 
 #: Those of them that a second look turns into an ordinary refusal.
 LOST_RACES = frozenset(
-    {"transfer_reference_unique_in_ledger", "account_reference_unique_in_ledger"}
+    {
+        "transfer_reference_unique_in_ledger",
+        "account_reference_unique_in_ledger",
+        "hold_reference_unique_in_ledger",
+        "capture_before_expiry",
+        "hold_is_extended_before_it_lapses",
+        "transfer_effective_in_open_period",
+    }
 )
 
 #: SQLSTATEs, or the classes that they begin with, of a server that is away, full, going

@@ -25,18 +25,28 @@ GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO payflow_app;
 
 -- Append-only: read and added to.
 REVOKE UPDATE, DELETE, TRUNCATE ON
-    ledger_transfer, ledger_entry, ledger_audit_run,
+    ledger_transfer, ledger_entry, ledger_hold_event, ledger_asset, ledger_audit_run,
     outbox_attempt, outbox_attempt_outcome
     FROM payflow_app;
 
 -- Never deleted, and changed only where the design says so.
 REVOKE UPDATE, DELETE, TRUNCATE ON
-    ledger_ledger, ledger_account, ledger_change, outbox_task, idempotency_key
+    ledger_ledger, ledger_account, ledger_change, ledger_hold, ledger_hold_posting,
+    ledger_reversal_total, ledger_usage, ledger_scheduled_transfer, outbox_task,
+    idempotency_key
     FROM payflow_app;
-GRANT UPDATE (name, time_zone, settings) ON ledger_ledger TO payflow_app;
+GRANT UPDATE (name, time_zone, settings, closed_before) ON ledger_ledger
+    TO payflow_app;
+GRANT UPDATE (status, expires_at, ended_at) ON ledger_hold TO payflow_app;
+GRANT UPDATE (captured, released, expires_at) ON ledger_hold_posting TO payflow_app;
+GRANT UPDATE (reversed) ON ledger_reversal_total TO payflow_app;
+GRANT UPDATE (out_amount, out_count, in_amount, in_count) ON ledger_usage
+    TO payflow_app;
+GRANT UPDATE (status, next_attempt_at, attempt_count, last_problem, transfer_id,
+    end_reason, ended_at) ON ledger_scheduled_transfer TO payflow_app;
 GRANT UPDATE (owner_name, code, status, min_balance, metadata, payout_destination,
     version, debits_posted, credits_posted, debits_pending, credits_pending,
-    last_entry_at) ON ledger_account TO payflow_app;
+    last_entry_at, has_velocity_limits) ON ledger_account TO payflow_app;
 GRANT UPDATE (old, new, erased_at) ON ledger_change TO payflow_app;
 GRANT UPDATE (state, delivery, due_at, lease_token, attempt_count, failure_count,
     provider_reference, last_error, completion_transfer_id, finished_at, retried_at)

@@ -3,6 +3,7 @@
 Currencies and their exponents are ISO 4217's, from the ``iso4217`` package.
 """
 
+from decimal import Decimal
 from functools import cache
 
 from iso4217 import Currency
@@ -37,3 +38,8 @@ def format_amount(amount: int, currency: str) -> str:
     decimals = f".{fraction:0{exponent}d}" if exponent else ""
     sign = "-" if amount < 0 else ""
     return f"{sign}{whole:,}{decimals} {currency}"
+
+
+def format_rate(rate: Decimal) -> str:
+    """An exchange rate as exact decimals without an exponent: ``"1.0825"``."""
+    return f"{rate.normalize():f}"

@@ -96,6 +96,7 @@ def actor_of(request: Any) -> Actor:
         client_id=principal.client_id,
         key_id=principal.key_id,
         request_id=getattr(request, "request_id", ""),
+        permissions=principal.permissions,
     )
 
 

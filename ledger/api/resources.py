@@ -18,6 +18,7 @@ from payflow.api.shapes import (
     shape_errors,
 )
 from payflow.clock import format_instant
+from payflow.money import format_rate
 
 MAX_OWNER_NAME = 255
 MAX_CODE = 50
@@ -36,6 +37,7 @@ def transfer_json(transfer: PostedTransfer) -> dict[str, Any]:
                 "to_account_id": str(p.to_account_id),
                 "amount": p.amount,
                 "currency": p.currency,
+                "amount_reversible": p.amount_reversible,
             }
             for p in transfer.postings
         ],
@@ -46,6 +48,12 @@ def transfer_json(transfer: PostedTransfer) -> dict[str, Any]:
             str(transfer.reverses_transfer_id)
             if transfer.reverses_transfer_id
             else None
+        ),
+        "hold_id": str(transfer.hold_id) if transfer.hold_id else None,
+        "reason": transfer.reason,
+        "permission": transfer.permission,
+        "exchange_rate": (
+            format_rate(transfer.exchange_rate) if transfer.exchange_rate else None
         ),
         "effective_at": format_instant(transfer.effective_at),
         "created_at": format_instant(transfer.created_at),

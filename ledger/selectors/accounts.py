@@ -3,6 +3,7 @@
 from uuid import UUID
 
 from ledger.models import Account
+from ledger.selectors.holds import without_lapsed
 from payflow.errors import ProblemError
 
 
@@ -19,6 +20,7 @@ def account_get(*, ledger_id: UUID, account_id: UUID) -> Account:
             f"There is no account {account_id} in this ledger.",
             account_id=str(account_id),
         )
+    without_lapsed(ledger_id=ledger_id, accounts=[account])
     return account
 
 
@@ -38,4 +40,6 @@ def account_list(
         rows = rows.filter(id__lt=before)
     if reference is not None:
         rows = rows.filter(reference=reference)
-    return list(rows[: limit + 1])
+    accounts = list(rows[: limit + 1])
+    without_lapsed(ledger_id=ledger_id, accounts=accounts)
+    return accounts

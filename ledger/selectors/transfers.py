@@ -1,11 +1,11 @@
 """Reading transfers of one ledger, with the postings that their entries form."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
-from ledger.enums import AccountKind, Direction
-from ledger.models import Account, Entry, Transfer
+from ledger.enums import REVERSIBLE_KINDS, AccountKind, Direction
+from ledger.models import Account, Entry, ReversalTotal, Transfer
 from ledger.types import BalanceAfter, PostedTransfer, Posting
 from payflow.errors import ProblemError
 
@@ -29,7 +29,7 @@ def transfer_get(*, ledger_id: UUID, transfer_id: UUID) -> PostedTransfer:
 def transfer_list(
     *, ledger_id: UUID, limit: int, before: UUID | None, reference: str | None = None
 ) -> list[PostedTransfer]:
-    """Transfers, newest first, ``limit + 1`` of them, in three statements.
+    """Transfers, newest first, ``limit + 1`` of them, in four statements.
 
     Args:
         ledger_id: the ledger.
@@ -60,12 +60,18 @@ def transfers_with_postings(
             id__in={e.account_id for group in entries.values() for e in group},
         ).values_list("id", "kind")
     )
+    reversed_amounts = {
+        (transfer_id, number): amount
+        for transfer_id, number, amount in ReversalTotal.objects.filter(
+            ledger_id=ledger_id, transfer_id__in=[row.id for row in rows]
+        ).values_list("transfer_id", "posting_number", "reversed")
+    }
     return [
         PostedTransfer(
             ledger_id=ledger_id,
             id=row.id,
             kind=row.kind,
-            postings=tuple(_postings(entries[row.id])),
+            postings=tuple(_postings(row, entries[row.id], reversed_amounts)),
             balances=tuple(_balances(entries[row.id], kinds)),
             reference=row.reference,
             description=row.description,
@@ -73,18 +79,32 @@ def transfers_with_postings(
             effective_at=row.effective_at,
             created_at=row.created_at,
             reverses_transfer_id=row.reverses_transfer_id,
+            hold_id=row.hold_id,
+            reason=row.reason,
+            permission=row.permission,
+            exchange_rate=row.exchange_rate,
         )
         for row in rows
     ]
 
 
-def _postings(entries: Iterable[Entry]) -> Iterable[Posting]:
+def _postings(
+    transfer: Transfer,
+    entries: Iterable[Entry],
+    reversed_amounts: Mapping[tuple[UUID, int], int],
+) -> Iterable[Posting]:
+    is_reversible = transfer.kind in REVERSIBLE_KINDS
     debits = {e.posting_number: e for e in entries if e.direction == Direction.DEBIT}
     for entry in entries:
         if entry.direction == Direction.CREDIT:
             source = debits[entry.posting_number]
+            gone = reversed_amounts.get((transfer.id, entry.posting_number), 0)
             yield Posting(
-                source.account_id, entry.account_id, entry.amount, entry.currency
+                source.account_id,
+                entry.account_id,
+                entry.amount,
+                entry.currency,
+                entry.amount - gone if is_reversible else 0,
             )
 
 

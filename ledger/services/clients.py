@@ -94,7 +94,9 @@ def principal_of_token(*, token: str, now: datetime) -> Principal | None:
         ApiKey.objects.filter(
             ledger_id=ledger_id, id=key_id, revoked_at=None, client__is_active=True
         )
-        .annotate(client_name=F("client__name"))
+        .annotate(
+            client_name=F("client__name"), client_permissions=F("client__permissions")
+        )
         .first()
     )
     if row is None:
@@ -109,6 +111,7 @@ def principal_of_token(*, token: str, now: datetime) -> Principal | None:
         client_id=row.client_id,
         client_name=row.client_name,
         key_id=key_id,
+        permissions=frozenset(row.client_permissions),
     )
 
 
@@ -119,4 +122,10 @@ def principal_of_client(*, ledger_slug: str, name: str) -> Principal | None:
     ).first()
     if row is None:
         return None
-    return Principal(row.ledger_id, row.id, row.name, key_id=None)
+    return Principal(
+        row.ledger_id,
+        row.id,
+        row.name,
+        key_id=None,
+        permissions=frozenset(row.permissions),
+    )

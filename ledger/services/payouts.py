@@ -6,12 +6,13 @@ transaction that ends the task: the money leaves the payout account exactly once
 the bank or for where it came from.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
-from ledger.enums import Direction, TransferKind
-from ledger.models import Entry
+from ledger.enums import TransferKind
 from ledger.services.accounts import system_account_id
+from ledger.services.posting import Outcome
+from ledger.services.reversals import payout_give_back
 from ledger.services.transfers import transfer_post
 from ledger.types import PostingRequest, TransferRequest
 from outbox.handlers import CompensationRefused, PayoutTaskHandler
@@ -38,12 +39,24 @@ class PayoutHandler(PayoutTaskHandler):
             name="bank-settlement",
             currency=_of_payout(task.currency),
         )
-        return self._complete(
-            task,
-            kind=TransferKind.SETTLEMENT,
-            to_account_id=bank_id,
-            description="Payout settled by the bank",
+        outcome = transfer_post(
+            ledger_id=task.ledger_id,
+            request=TransferRequest(
+                postings=(
+                    PostingRequest(
+                        from_account_id=_of_payout(task.account_id),
+                        to_account_id=bank_id,
+                        amount=_of_payout(task.amount),
+                    ),
+                ),
+                kind=TransferKind.SETTLEMENT,
+                description="Payout settled by the bank",
+                metadata=_metadata(task),
+            ),
+            actor=_actor(task),
+            now=now(),
         )
+        return _posted_id(outcome)
 
     def reject(self, *, task: OutboxTask, reason: str) -> UUID:
         """Posts the reversal: payout account back to where the money came from.
@@ -52,54 +65,32 @@ class PayoutHandler(PayoutTaskHandler):
             CompensationRefused: the engine refused it, for instance because the
                 account of origin is closed by now.
         """
-        origin_id = Entry.objects.values_list("account_id", flat=True).get(
-            ledger_id=task.ledger_id,
-            transfer_id=task.transfer_id,
-            posting_number=task.posting_number,
-            direction=Direction.DEBIT,
-        )
-        return self._complete(
-            task,
-            kind=TransferKind.PAYOUT_REVERSAL,
-            to_account_id=origin_id,
+        outcome = payout_give_back(
+            task=task,
             description=f"Payout rejected by the bank: {reason}"[:1000],
-            reverses_transfer_id=task.transfer_id,
-        )
-
-    def _complete(
-        self,
-        task: OutboxTask,
-        *,
-        kind: TransferKind,
-        to_account_id: UUID,
-        description: str,
-        reverses_transfer_id: UUID | None = None,
-    ) -> UUID:
-        outcome = transfer_post(
-            ledger_id=task.ledger_id,
-            request=TransferRequest(
-                postings=(
-                    PostingRequest(
-                        from_account_id=_of_payout(task.account_id),
-                        to_account_id=to_account_id,
-                        amount=_of_payout(task.amount),
-                    ),
-                ),
-                kind=kind,
-                description=description,
-                metadata={
-                    "payout_task_id": str(task.id),
-                    "payout_transfer_id": str(task.transfer_id),
-                    "payout_posting_number": task.posting_number,
-                },
-                reverses_transfer_id=reverses_transfer_id,
-            ),
-            actor=Actor(DISPATCHER, request_id=task.request_id),
+            metadata=_metadata(task),
+            actor=_actor(task),
             now=now(),
         )
-        if isinstance(outcome, Problem):
-            raise CompensationRefused(outcome.code, outcome.detail)
-        return outcome.id
+        return _posted_id(outcome)
+
+
+def _actor(task: OutboxTask) -> Actor:
+    return Actor(DISPATCHER, request_id=task.request_id)
+
+
+def _metadata(task: OutboxTask) -> dict[str, Any]:
+    return {
+        "payout_task_id": str(task.id),
+        "payout_transfer_id": str(task.transfer_id),
+        "payout_posting_number": task.posting_number,
+    }
+
+
+def _posted_id(outcome: Outcome) -> UUID:
+    if isinstance(outcome, Problem):
+        raise CompensationRefused(outcome.code, outcome.detail)
+    return outcome.id
 
 
 def _of_payout(value: T | None) -> T:

@@ -9,6 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from ledger.enums import AccountKind, AccountStatus, TransferKind
 from ledger.models import Account, Entry, Transfer
 from ledger.services.posting import MAX_TRANSFERS, transfers_post
+from ledger.services.reversals import payout_give_back
 from ledger.tests.factories import (
     ACTOR,
     AccountFactory,
@@ -377,31 +378,28 @@ def test_payout_completions_post_on_frozen_accounts_and_never_on_closed_ones():
     source = AccountFactory(ledger=ledger, balance=100)
     payout = AccountFactory(ledger=ledger, payout_destination="iban")
     bank = AccountFactory(ledger=ledger, kind=AccountKind.ASSET, min_balance=None)
-    sent = move(source, payout, 60)
+    closed = AccountFactory(ledger=ledger, balance=20)
+    tasks = [
+        OutboxTask.objects.get(ledger_id=ledger.id, transfer_id=sent.id, kind="payout")
+        for sent in (move(source, payout, 20), move(closed, payout, 20))
+    ]
+    move(source, payout, 20)
     set_status(source, AccountStatus.FROZEN)
     set_status(payout, AccountStatus.FROZEN)
+    set_status(closed, AccountStatus.CLOSED)
 
     settled = move(payout, bank, 20, kind=TransferKind.SETTLEMENT)
-    returned = move(
-        payout,
-        source,
-        20,
-        kind=TransferKind.PAYOUT_REVERSAL,
-        reverses_transfer_id=sent.id,
-    )
-    empty = AccountFactory(ledger=ledger)
-    set_status(empty, AccountStatus.CLOSED)
-    to_closed = move(
-        payout,
-        empty,
-        20,
-        kind=TransferKind.PAYOUT_REVERSAL,
-        reverses_transfer_id=sent.id,
+    returned, to_closed = (
+        payout_give_back(
+            task=task, description="rejected", metadata={}, actor=ACTOR, now=now()
+        )
+        for task in tasks
     )
 
     assert isinstance(settled, PostedTransfer)
     assert isinstance(returned, PostedTransfer)
     assert code(to_closed) == "account_closed"
+    assert fresh(source).posted == 80
 
 
 def test_too_many_transfers_and_a_transfer_without_postings_are_programming_errors():

@@ -218,7 +218,7 @@ def test_a_clock_that_fell_behind_the_books_is_said_to_be_so():
             )
             for account in real.values():
                 account.last_entry_at = now() + timedelta(minutes=5)
-            with patch("ledger.services.posting.lock_accounts", return_value=real):
+            with patch("ledger.engine.batch.lock_accounts", return_value=real):
                 move(source, target, 1)
 
     with pytest.raises(ProblemError) as caught:

@@ -75,6 +75,9 @@ PROBLEMS: dict[str, ProblemType] = {
     "transfer_not_found": ProblemType(
         404, "There is no such transfer in this ledger", "Check the id."
     ),
+    "hold_not_found": ProblemType(
+        404, "There is no such hold in this ledger", "Check the id."
+    ),
     "method_not_allowed": ProblemType(
         405, "This resource does not know the method", "See the `Allow` header."
     ),
@@ -115,6 +118,26 @@ PROBLEMS: dict[str, ProblemType] = {
         409,
         "The reference is in use in this ledger",
         "Use another reference, or look up the resource that has it.",
+    ),
+    "hold_expired": ProblemType(
+        409,
+        "The hold has lapsed",
+        "Nothing was moved and nothing is held any more; place a new hold.",
+    ),
+    "hold_not_active": ProblemType(
+        409,
+        "The hold has ended",
+        "See its `status`: it was captured or voided, and place a new one if needed.",
+    ),
+    "payout_in_progress": ProblemType(
+        409,
+        "The payout may have reached the bank",
+        "Wait until the bank has decided; a rejected payout comes back by itself.",
+    ),
+    "payout_settled": ProblemType(
+        409,
+        "The bank has paid the payout",
+        "Ask the receiver for the money; the ledger cannot call it back.",
     ),
     "account_not_empty": ProblemType(
         409,
@@ -164,6 +187,54 @@ PROBLEMS: dict[str, ProblemType] = {
         "A transfer cannot be effective in the future",
         "Leave `effective_at` out, or let it lie in the past.",
     ),
+    "period_closed": ProblemType(
+        422,
+        "The period of `effective_at` is closed",
+        "Let it be effective after `closed_before`, or have the period reopened.",
+    ),
+    "limit_exceeded": ProblemType(
+        422,
+        "A velocity limit of the account would be exceeded",
+        "Move at most `headroom`, or wait until the window has passed.",
+    ),
+    "expires_at_in_past": ProblemType(
+        422, "The hold would have lapsed already", "Let `expires_at` lie ahead."
+    ),
+    "expires_at_not_later": ProblemType(
+        422,
+        "The hold lapses later than that already",
+        "Extend it beyond its `expires_at`; to end it, void it.",
+    ),
+    "hold_too_long": ProblemType(
+        422,
+        "The hold would live longer than the ledger allows",
+        "Let it lapse by `latest_expires_at`; `manage.py set_ledger` has the limit.",
+    ),
+    "capture_exceeds_hold": ProblemType(
+        422,
+        "The capture takes more than the hold allows",
+        "Capture at most `capturable` of the posting.",
+    ),
+    "transfer_not_reversible": ProblemType(
+        422,
+        "Transfers of this kind cannot be reversed",
+        "Reverse the transfer that it belongs to, or post a new one.",
+    ),
+    "reversal_exceeds_transfer": ProblemType(
+        422,
+        "More would be reversed than is left of the posting",
+        "Reverse at most `amount_reversible`.",
+    ),
+    "exchange_reversed_whole": ProblemType(
+        422,
+        "An exchange is reversed whole",
+        "Reverse it without amounts, or post another exchange.",
+    ),
+    "payout_reversed_whole": ProblemType(
+        422,
+        "A payout is reversed whole and on its own",
+        "Reverse `posting_number` alone, with its full amount.",
+    ),
     "insufficient_funds": ProblemType(
         422,
         "The account's available balance is too small",
@@ -188,6 +259,22 @@ PROBLEMS: dict[str, ProblemType] = {
         422,
         "Only a liability account can have a payout destination",
         "Make a liability account for the payouts.",
+    ),
+    "instant_in_future": ProblemType(
+        422,
+        "The instant lies in the future",
+        "Ask for an instant that has passed by PostgreSQL's clock, which `now` names.",
+    ),
+    "as_recorded_at_not_final": ProblemType(
+        422,
+        "What is recorded by then is not final yet",
+        "Ask again at `final_at`, or leave `as_recorded_at` out.",
+        retryable=True,
+    ),
+    "report_too_long": ProblemType(
+        422,
+        "The report has too many rows for this format",
+        "Ask for a shorter period or for `format=csv`; `max_rows` is the limit.",
     ),
     # 429 and 5xx: nothing is stored with the key. A commit whose answer was lost may
     # stand all the same; a retry with the same key finds out.

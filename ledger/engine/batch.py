@@ -1,0 +1,562 @@
+"""A batch: operations judged and applied one after the other, written all at once."""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.db import connection, transaction
+
+from ledger.engine import refusals, writing
+from ledger.engine.velocity import Movements, Velocity
+from ledger.enums import (
+    COUNTED_KINDS,
+    REVERSIBLE_KINDS,
+    HoldEventKind,
+    HoldStatus,
+)
+from ledger.locks import (
+    LockedAccount,
+    LockedHold,
+    lock_accounts,
+    lock_holds,
+    lock_period,
+)
+from ledger.models import Hold, Transfer
+from ledger.types import (
+    BalanceAfter,
+    HoldRequest,
+    PostedTransfer,
+    Posting,
+    PostingRequest,
+    TransferRequest,
+)
+from outbox.enums import TaskKind
+from outbox.wakeup import wake_dispatcher
+from payflow.actors import Actor
+from payflow.db import require_transaction
+from payflow.errors import Problem
+from payflow.ids import new_id
+from payflow.money import MAX_AMOUNT
+
+#: The most lapsed holds of one account that one look ends; there may be several looks.
+LAPSED_AT_ONCE = 500
+
+# An account's holds that have lapsed and nobody has ended yet, and their accounts.
+_LAPSED = """
+SELECT p.hold_id, array_agg(DISTINCT x.account_id)
+FROM (
+    SELECT p.hold_id FROM ledger_hold_posting p
+    WHERE p.ledger_id = %(ledger_id)s AND p.{column} = %(account_id)s
+      AND p.expires_at <= statement_timestamp()
+      AND least(p.captured, p.amount) + p.released < p.amount
+      AND p.hold_id <> ALL (%(known)s)
+    ORDER BY p.expires_at LIMIT %(limit)s
+) found
+JOIN ledger_hold_posting p
+    ON p.ledger_id = %(ledger_id)s AND p.hold_id = found.hold_id
+CROSS JOIN LATERAL (
+    VALUES (p.from_account_id), (p.to_account_id)) AS x (account_id)
+GROUP BY p.hold_id
+"""
+
+
+class Batch:
+    """Operations on one ledger in the caller's transaction; see ``ledger.engine``.
+
+    Args:
+        ledger_id: the ledger.
+        actor: who asks, for the record.
+        now: the interface's clock, against which ``effective_at`` is judged.
+        idempotency_key: the key of the request, for the record.
+
+    Raises:
+        RuntimeError: no transaction is open.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger_id: UUID,
+        actor: Actor,
+        now: datetime,
+        idempotency_key: str | None = None,
+    ) -> None:
+        require_transaction()
+        self.ledger_id = ledger_id
+        self._actor = actor
+        self._now = now
+        self._key = idempotency_key
+        self.accounts: dict[UUID, LockedAccount] = {}
+        self._velocity = Velocity(ledger_id, ())
+        self._closed_before: datetime | None = None
+        self._used_references: set[str] = set()
+        self._rows = writing.Rows()
+        self._touched: dict[UUID, LockedAccount] = {}
+        self._holds: dict[UUID, LockedHold] = {}
+        self._requests: list[TransferRequest] = []
+        self._balances: list[tuple[BalanceAfter, ...]] = []
+
+    def lock(self, account_ids: Iterable[UUID]) -> None:
+        """Locks the accounts and reads what limits them. Once, before all else."""
+        self.accounts = lock_accounts(ledger_id=self.ledger_id, account_ids=account_ids)
+        self._velocity = Velocity(self.ledger_id, self.accounts.values())
+
+    def prepare(self, requests: Sequence[TransferRequest | HoldRequest]) -> None:
+        """Reads what else these requests are judged by. Once, after ``lock``."""
+        transfers = [r for r in requests if isinstance(r, TransferRequest)]
+        if any(refusals.is_backdated(r, self._now) for r in transfers):
+            self._closed_before = lock_period(ledger_id=self.ledger_id)
+        wanted = [r.reference for r in requests if r.reference is not None]
+        if wanted:
+            model = Transfer if transfers else Hold
+            found = model.objects.filter(
+                ledger_id=self.ledger_id, reference__in=wanted
+            ).values_list("reference", flat=True)
+            self._used_references = {reference for reference in found if reference}
+
+    # --- Judging ------------------------------------------------------------------
+
+    def refusal(
+        self,
+        request: TransferRequest | HoldRequest,
+        *,
+        hold: LockedHold | None = None,
+        is_final: bool = False,
+    ) -> Problem | None:
+        """The first reason to refuse, in the documented order, or ``None``.
+
+        Where an account lacks funds that lapsed holds still reserve, those holds are
+        ended first; they stay ended, whatever becomes of the request.
+
+        Args:
+            request: what is wanted.
+            hold, is_final: the hold that a transfer captures, and whether it releases
+                the rest.
+        """
+        problem = refusals.form_forbids(request, self.accounts)
+        if problem is None and isinstance(request, TransferRequest):
+            problem = refusals.time_forbids(
+                request, now=self._now, closed_before=self._closed_before
+            )
+        if problem is not None:
+            return problem
+        if request.reference is not None and request.reference in self._used_references:
+            return refusals.reference_taken(request.reference)
+        if self._velocity:
+            problem = self._velocity.refusal(self._counted(request, hold))
+            if problem is not None:
+                return problem
+        effects = _effects(request, hold, is_final=is_final)
+        while (problem := refusals.funds_forbid(effects, self.accounts)) is not None:
+            if not self.expire_lapsed(UUID(problem.fields["account_id"])):
+                return problem
+        return refusals.range_forbids(effects, self.accounts)
+
+    def _counted(
+        self, request: TransferRequest | HoldRequest, hold: LockedHold | None
+    ) -> Movements:
+        """What the request counts against the accounts' velocity limits."""
+        if hold is not None:
+            beyond = self._velocity.movements(_beyond(hold, request))
+            return {side: (amount, 0) for side, (amount, _) in beyond.items()}
+        if isinstance(request, TransferRequest) and request.kind not in COUNTED_KINDS:
+            return {}
+        return self._velocity.movements(request.postings)
+
+    def expire_lapsed(self, account_id: UUID) -> bool:
+        """Ends lapsed holds that reserve this account's money; says whether it did."""
+        account = self.accounts[account_id]
+        if account.pending_out == 0:
+            return False
+        column = "to_account_id" if account.is_debit_normal else "from_account_id"
+        with connection.cursor() as cursor:
+            cursor.execute(
+                _LAPSED.format(column=column),
+                {
+                    "ledger_id": self.ledger_id,
+                    "account_id": account_id,
+                    "known": list(self._holds),
+                    "limit": LAPSED_AT_ONCE,
+                },
+            )
+            found = dict(cursor.fetchall())
+        others = {i for ids in found.values() for i in ids} - self.accounts.keys()
+        if others:
+            # Out of the order of ids, for these accounts were not known before. Should
+            # that meet somebody who waits for ours, PostgreSQL ends one of the two, and
+            # the request is tried again.
+            self.accounts |= lock_accounts(ledger_id=self.ledger_id, account_ids=others)
+        lapsed = [
+            hold
+            for hold in lock_holds(ledger_id=self.ledger_id, hold_ids=found)
+            if hold.status == HoldStatus.ACTIVE and hold.is_lapsed
+        ]
+        for hold in lapsed:
+            self.end_hold(hold, HoldStatus.EXPIRED)
+        return bool(lapsed)
+
+    # --- Applying -----------------------------------------------------------------
+
+    def add(self, request: TransferRequest, *, hold: LockedHold | None = None) -> None:
+        """Applies a transfer that is not refused; from here on it must succeed."""
+        if self._velocity:
+            self._velocity.count(self._counted(request, hold))
+        touched: dict[UUID, LockedAccount] = {}
+        rows = self._rows
+        rows.tasks.append(
+            (new_id(), TaskKind.TRANSFER_POSTED, request.id, 0, None, None, None, None)
+        )
+        for number, posting in enumerate(request.postings, start=1):
+            source = self.accounts[posting.from_account_id]
+            target = self.accounts[posting.to_account_id]
+            source.debits_posted += posting.amount
+            target.credits_posted += posting.amount
+            for account, direction in ((source, "debit"), (target, "credit")):
+                account.version += 1
+                touched[account.id] = account
+                rows.entries.append(
+                    (
+                        new_id(),
+                        request.id,
+                        number,
+                        direction,
+                        account.id,
+                        account.currency,
+                        posting.amount,
+                        account.version,
+                        account.debits_posted,
+                        account.credits_posted,
+                        request.effective_at,
+                    )
+                )
+            if target.payout_destination is not None:
+                rows.tasks.append(
+                    (
+                        new_id(),
+                        TaskKind.PAYOUT,
+                        request.id,
+                        number,
+                        target.id,
+                        target.payout_destination,
+                        posting.amount,
+                        target.currency,
+                    )
+                )
+        rows.transfers.append(
+            (
+                request.id,
+                str(request.kind),
+                len(request.postings),
+                request.reference,
+                request.description,
+                json.dumps(dict(request.metadata)),
+                request.effective_at,
+                request.idempotency_key,
+                _origin(request),
+            )
+        )
+        self._requests.append(request)
+        self._balances.append(
+            tuple(
+                BalanceAfter(a.id, a.currency, a.posted, a.version)
+                for a in touched.values()
+            )
+        )
+        self._touched.update(touched)
+        if request.reference is not None:
+            self._used_references.add(request.reference)
+
+    def add_hold(
+        self,
+        request: HoldRequest,
+        *,
+        lifetime: timedelta | None,
+        over_capture_basis_points: int,
+    ) -> None:
+        """Applies a hold that is not refused.
+
+        Args:
+            request: what is held.
+            lifetime: from its recording on; ``None`` where ``expires_at`` is given.
+            over_capture_basis_points: what captures may take beyond the hold, in
+                hundredths of a percent of each posting.
+        """
+        if self._velocity:
+            self._velocity.count(self._counted(request, None))
+        expiry = (request.expires_at, lifetime)
+        self._rows.holds.append(
+            (
+                request.id,
+                len(request.postings),
+                request.reference,
+                request.description,
+                json.dumps(dict(request.metadata)),
+                *expiry,
+            )
+        )
+        for number, posting in enumerate(request.postings, start=1):
+            allowance = posting.amount * over_capture_basis_points // 10_000
+            self._reserve(
+                posting.from_account_id, posting.to_account_id, posting.amount
+            )
+            self._rows.hold_postings.append(
+                (
+                    new_id(),
+                    request.id,
+                    number,
+                    posting.from_account_id,
+                    posting.to_account_id,
+                    self.accounts[posting.from_account_id].currency,
+                    posting.amount,
+                    min(posting.amount + allowance, MAX_AMOUNT),
+                    *expiry,
+                )
+            )
+        self._event(request.id, HoldEventKind.PLACED, expiry=expiry)
+
+    def add_capture(
+        self, hold: LockedHold, request: TransferRequest, *, is_final: bool
+    ) -> None:
+        """Applies a capture that is not refused; ends the hold if nothing is left."""
+        self.add(request, hold=hold)
+        amounts = _amounts_by_source(request)
+        released = 0
+        for posting in hold.postings:
+            held = posting.held
+            posting.captured += amounts.get(posting.number, 0)
+            if is_final:
+                released += posting.held
+                posting.released += posting.held
+            self._reserve(
+                posting.from_account_id, posting.to_account_id, posting.held - held
+            )
+        if not any(posting.held for posting in hold.postings):
+            hold.status = HoldStatus.CAPTURED
+        self._holds[hold.id] = hold
+        self._event(
+            hold.id,
+            HoldEventKind.CAPTURED,
+            captured=sum(amounts.values()),
+            released=released,
+            transfer_id=request.id,
+        )
+
+    def end_hold(
+        self, hold: LockedHold, status: HoldStatus, *, reason: str = ""
+    ) -> None:
+        """Ends a hold, voided or expired, and frees what it still holds."""
+        released = 0
+        for posting in hold.postings:
+            released += posting.held
+            self._reserve(posting.from_account_id, posting.to_account_id, -posting.held)
+            posting.released += posting.held
+        hold.status = status
+        self._holds[hold.id] = hold
+        self._event(hold.id, HoldEventKind(status), released=released, reason=reason)
+
+    def extend_hold(self, hold: LockedHold, expires_at: datetime) -> None:
+        """Lets a hold lapse at another time."""
+        hold.expires_at = expires_at
+        self._holds[hold.id] = hold
+        self._event(hold.id, HoldEventKind.EXTENDED, expiry=(expires_at, None))
+
+    def add_reversal_total(
+        self, *, transfer_id: UUID, posting_number: int, amount: int, reversed: int
+    ) -> None:
+        """Notes what of a posting of ``amount`` is reversed by now, in minor units."""
+        self._rows.reversals.append(
+            (new_id(), transfer_id, posting_number, amount, reversed)
+        )
+
+    def _reserve(self, from_account_id: UUID, to_account_id: UUID, amount: int) -> None:
+        """Reserves ``amount`` on both accounts, or frees it if it is negative."""
+        source, target = self.accounts[from_account_id], self.accounts[to_account_id]
+        source.debits_pending += amount
+        target.credits_pending += amount
+        self._touched[source.id] = source
+        self._touched[target.id] = target
+
+    def _event(
+        self,
+        hold_id: UUID,
+        kind: HoldEventKind,
+        *,
+        captured: int = 0,
+        released: int = 0,
+        transfer_id: UUID | None = None,
+        expiry: tuple[datetime | None, timedelta | None] = (None, None),
+        reason: str = "",
+    ) -> None:
+        self._rows.hold_events.append(
+            (
+                new_id(),
+                hold_id,
+                str(kind),
+                captured,
+                released,
+                transfer_id,
+                *expiry,
+                reason,
+            )
+        )
+
+    # --- Writing ------------------------------------------------------------------
+
+    def write(self, *, tasks_are_done: bool = False) -> list[PostedTransfer]:
+        """Writes all that was added, in one statement; wakes the dispatcher at commit.
+
+        Args:
+            tasks_are_done: write ``transfer.posted`` tasks as done already; for bulk
+                books that nobody is to be told of.
+
+        Returns:
+            The transfers, in the order in which they were added.
+        """
+        if not self._touched and not self._holds:
+            return []
+        recorded_at = self._write(tasks_are_done=tasks_are_done)
+        if self._rows.tasks and not tasks_are_done:
+            transaction.on_commit(wake_dispatcher, robust=True)
+        return [
+            self._posted(request, balances, recorded_at)
+            for request, balances in zip(self._requests, self._balances, strict=True)
+        ]
+
+    def _write(self, *, tasks_are_done: bool) -> datetime:
+        rows = self._rows
+        rows.accounts = [
+            (
+                a.id,
+                a.version,
+                a.debits_posted,
+                a.credits_posted,
+                a.debits_pending,
+                a.credits_pending,
+            )
+            for a in self._touched.values()
+        ]
+        rows.hold_changes = [
+            (h.id, h.status, h.expires_at) for h in self._holds.values()
+        ]
+        rows.hold_posting_changes = [
+            (p.id, p.captured, p.released, h.expires_at)
+            for h in self._holds.values()
+            for p in h.postings
+        ]
+        rows.usage = [(new_id(), *row) for row in self._velocity.rows()]
+        times = [a.last_entry_at for a in self._touched.values() if a.last_entry_at]
+        if self._velocity.last_usage_at is not None:
+            times.append(self._velocity.last_usage_at)
+        return writing.write(
+            rows,
+            ledger_id=self.ledger_id,
+            actor=self._actor,
+            idempotency_key=self._key,
+            not_before=max(times, default=None),
+            tasks_are_done=tasks_are_done,
+        )
+
+    def _posted(
+        self,
+        request: TransferRequest,
+        balances: tuple[BalanceAfter, ...],
+        recorded_at: datetime,
+    ) -> PostedTransfer:
+        is_reversible = request.kind in REVERSIBLE_KINDS
+        return PostedTransfer(
+            ledger_id=self.ledger_id,
+            id=request.id,
+            kind=request.kind,
+            postings=tuple(
+                Posting(
+                    p.from_account_id,
+                    p.to_account_id,
+                    p.amount,
+                    self.accounts[p.from_account_id].currency,
+                    p.amount if is_reversible else 0,
+                )
+                for p in request.postings
+            ),
+            balances=balances,
+            reference=request.reference,
+            description=request.description,
+            metadata=request.metadata,
+            effective_at=min(request.effective_at or recorded_at, recorded_at),
+            created_at=recorded_at,
+            reverses_transfer_id=request.reverses_transfer_id,
+            hold_id=request.hold_id,
+            reason=request.reason,
+            permission=request.permission,
+            exchange_rate=request.exchange_rate,
+        )
+
+
+def _effects(
+    request: TransferRequest | HoldRequest, hold: LockedHold | None, *, is_final: bool
+) -> refusals.Effects:
+    """What the request does to the counters of its accounts."""
+    if isinstance(request, HoldRequest):
+        effects: refusals.Effects = {}
+        for wanted in request.postings:
+            refusals.add_pending(
+                effects, wanted.from_account_id, wanted.to_account_id, wanted.amount
+            )
+        return effects
+    effects = refusals.effects_of_postings(request.postings)
+    if hold is not None:
+        amounts = _amounts_by_source(request)
+        for held in hold.postings:
+            freed = (
+                held.held if is_final else min(amounts.get(held.number, 0), held.held)
+            )
+            refusals.add_pending(
+                effects, held.from_account_id, held.to_account_id, -freed
+            )
+    return effects
+
+
+def _amounts_by_source(request: TransferRequest) -> dict[int, int]:
+    """What a capture takes of each posting of its hold, by number."""
+    return {
+        number: posting.amount
+        for number, posting in zip(
+            request.source_postings or (), request.postings, strict=True
+        )
+    }
+
+
+def _beyond(
+    hold: LockedHold, request: TransferRequest | HoldRequest
+) -> list[PostingRequest]:
+    """What of a capture is more than the hold holds, for it was not counted yet."""
+    if not isinstance(request, TransferRequest):
+        return []
+    amounts = _amounts_by_source(request)
+    return [
+        PostingRequest(
+            posting.from_account_id,
+            posting.to_account_id,
+            amounts[posting.number] - posting.held,
+        )
+        for posting in hold.postings
+        if amounts.get(posting.number, 0) > posting.held
+    ]
+
+
+def _origin(request: TransferRequest) -> str | None:
+    """The columns that only some transfers have, as JSON; ``None`` if it has none."""
+    columns = {
+        "reverses_transfer_id": request.reverses_transfer_id,
+        "hold_id": request.hold_id,
+        "reason": request.reason,
+        "permission": request.permission,
+        "exchange_rate": request.exchange_rate,
+    }
+    if not any(columns.values()):
+        return None
+    origin = {name: str(value) for name, value in columns.items() if value is not None}
+    if request.source_postings is not None:
+        numbers = ",".join(str(number) for number in request.source_postings)
+        origin["source_postings"] = f"{{{numbers}}}"
+    return json.dumps(origin)

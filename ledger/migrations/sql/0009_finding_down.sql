@@ -1,0 +1,1 @@
+DROP INDEX account_metadata, transfer_metadata, hold_metadata, scheduled_metadata;
