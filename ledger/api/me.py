@@ -19,6 +19,7 @@ class MeView(ApiView):
                 "client": {
                     "id": str(principal.client_id),
                     "name": principal.client_name,
+                    "permissions": sorted(principal.permissions),
                 },
                 "key_id": str(principal.key_id) if principal.key_id else None,
                 "ledger": {

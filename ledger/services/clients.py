@@ -10,18 +10,24 @@ import binascii
 import hashlib
 import hmac
 import secrets
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db.models import F
 from django.db.models.functions import Now
 
+from ledger.enums import Permission
 from ledger.models import ApiClient, ApiKey
+from ledger.services.accounts import change_record
 from ledger.types import Principal
+from payflow.actors import Actor
 from payflow.db import require_transaction
 from payflow.ids import new_id
 
 PREFIX = "pf_"
+#: The field under which the ledger's history has a client's permissions.
+_HISTORY = "client_permissions"
 _SECRET_BYTES = 32
 _TOKEN_BYTES = 16 + 16 + _SECRET_BYTES
 
@@ -42,6 +48,34 @@ def client_get_or_create(*, ledger_id: UUID, name: str) -> ApiClient:
         )
         found = rows.get()
     return found
+
+
+def client_set_permissions(
+    *, ledger_id: UUID, client_id: UUID, permissions: Iterable[str], actor: Actor
+) -> ApiClient:
+    """Gives a client these permissions and no others; the history keeps each change.
+
+    They take effect with the client's next request, whichever of its keys it uses.
+
+    Raises:
+        RuntimeError: no transaction is open.
+        ValueError: there is no such permission.
+    """
+    require_transaction()
+    wanted = sorted({str(Permission(permission)) for permission in permissions})
+    rows = ApiClient.objects.filter(ledger_id=ledger_id, id=client_id)
+    client = rows.select_for_update(of=("self",), no_key=True).get()
+    if sorted(client.permissions) != wanted:
+        rows.update(permissions=wanted)
+        change_record(
+            ledger_id=ledger_id,
+            account_id=None,
+            old={_HISTORY: {"client": client.name, "permissions": client.permissions}},
+            new={_HISTORY: {"client": client.name, "permissions": wanted}},
+            actor=actor,
+        )
+        client.permissions = wanted
+    return client
 
 
 def api_key_create(*, client: ApiClient, lifetime: timedelta | None = None) -> str:

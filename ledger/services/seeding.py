@@ -12,10 +12,10 @@ from uuid import UUID
 from django.db import connection
 from django.db.models import Q
 
-from ledger.enums import AccountStatus, TransferKind
+from ledger.enums import AccountStatus, Permission, TransferKind
 from ledger.models import Account, Ledger, Transfer
 from ledger.services.accounts import AccountRequest, account_create, system_account_id
-from ledger.services.clients import client_get_or_create
+from ledger.services.clients import client_get_or_create, client_set_permissions
 from ledger.services.ledgers import ledger_create
 from ledger.services.posting import MAX_TRANSFERS, transfers_post
 from ledger.services.transfers import opening_balance_request
@@ -76,9 +76,19 @@ def demo_books_seed(
             ledger_id=DEMO_LEDGER_ID,
         )
         made.append(f"ledger {ledger_slug}")
-    if not ledger.apiclient_set.filter(name=client_name).exists():
-        client_get_or_create(ledger_id=ledger.id, name=client_name)
+    client = ledger.apiclient_set.filter(name=client_name).first()
+    if client is None:
+        client = client_get_or_create(ledger_id=ledger.id, name=client_name)
         made.append(f"API client {client_name}")
+    elif set(client.permissions) != set(Permission.values):
+        made.append(f"permissions of API client {client_name}")
+    # The demo is there to try everything.
+    client_set_permissions(
+        ledger_id=ledger.id,
+        client_id=client.id,
+        permissions=Permission.values,
+        actor=actor,
+    )
 
     present = set(
         Account.objects.filter(

@@ -9,8 +9,9 @@ import pytest
 from django.test import Client
 
 from ledger.models import Account, Change, Transfer
-from ledger.services.clients import api_key_create
+from ledger.services.clients import api_key_create, client_set_permissions
 from ledger.tests.factories import (
+    ACTOR,
     AccountFactory,
     ApiClientFactory,
     LedgerFactory,
@@ -420,9 +421,17 @@ def test_a_demo_client_that_is_deactivated_stops_at_once(api, settings):
 
 
 def test_me_names_client_and_ledger(api):
+    client_set_permissions(
+        ledger_id=api.ledger.id,
+        client_id=api.client.id,
+        permissions=["manage_accounts", "close_period"],
+        actor=ACTOR,
+    )
+
     me = api.get("/v1/me").json()
 
     assert me["client"]["name"] == api.client.name
+    assert me["client"]["permissions"] == ["close_period", "manage_accounts"]
     assert me["ledger"]["slug"] == api.ledger.slug
 
 

@@ -382,9 +382,40 @@ def test_create_api_key_gives_one_client_several_keys(ledger: Ledger) -> None:
     assert days == [9, None]
 
 
+def test_create_api_key_sets_the_permissions_of_the_client(ledger: Ledger) -> None:
+    arguments = ("--ledger", ledger.slug, "--client", "ops", "--json")
+
+    def permissions(*options: str) -> tuple[list[str], frozenset[str]]:
+        made = json.loads(command("create_api_key", *arguments, *options))
+        principal = principal_of_token(token=made["key"], now=now())
+        assert principal is not None
+        return made["permissions"], principal.permissions
+
+    given = ["close_period", "manage_accounts"]
+    options = [f"--permission={name}" for name in reversed(given)]
+
+    assert permissions() == ([], frozenset())
+    assert permissions(*options) == (given, frozenset(given))
+    assert permissions() == (given, frozenset(given))
+    assert permissions(*options) == (given, frozenset(given))
+    assert permissions("--no-permissions") == ([], frozenset())
+    changes = Change.objects.filter(
+        ledger_id=ledger.id, fields=["client_permissions"]
+    ).order_by("id")
+    assert [(c.old, c.new, c.actor) for c in changes] == [
+        (
+            {"client_permissions": {"client": "ops", "permissions": old}},
+            {"client_permissions": {"client": "ops", "permissions": new}},
+            "command:create_api_key",
+        )
+        for old, new in [([], given), (given, [])]
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--client", "x", "--ledger", "y", "--permission", "fly"), "'fly'"),
         (("--client", "x", "--ledger", "nowhere"), "create_ledger nowhere"),
         (("--client", " ", "--ledger", "nowhere"), "--client NAME"),
         (("--client", "x", "--ledger", "y", "--expires-in-days", "0"), "1 to 36,500"),

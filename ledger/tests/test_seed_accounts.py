@@ -8,7 +8,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from ledger.audit import audit_run
-from ledger.enums import TransferKind
+from ledger.enums import Permission, TransferKind
 from ledger.management.base import INTERRUPTED, StopRequest
 from ledger.management.commands import seed_accounts
 from ledger.models import Account, Entry, Ledger, Transfer
@@ -87,7 +87,9 @@ def test_demo_books_are_what_the_readme_says() -> None:
     assert Transfer.objects.get(ledger_id=ledger.id).kind == (
         TransferKind.OPENING_BALANCE
     )
-    assert principal_of_client(ledger_slug="demo", name="demo") is not None
+    principal = principal_of_client(ledger_slug="demo", name="demo")
+    assert principal is not None
+    assert principal.permissions == set(Permission.values)
     assert audit_run(ledger_slug="demo").is_sound
 
 

@@ -6,24 +6,42 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
+from ledger.enums import Permission
 from ledger.management.base import LedgerCommand
 from ledger.models import ApiClient, Ledger
-from ledger.services.clients import api_key_create, client_get_or_create
+from ledger.services.clients import (
+    api_key_create,
+    client_get_or_create,
+    client_set_permissions,
+)
+from payflow.actors import Actor
 from payflow.db import retry_on_conflict, transaction_owner
 
+ACTOR = Actor("command:create_api_key")
 #: A key for longer than a hundred years is a mistake.
 MAX_DAYS = 36_500
+
+_PERMISSIONS = "\n".join(f"  {p.value:<16} {p.label}" for p in Permission)
 
 HELP = """\
 Makes an API key and prints it, once: only its hash is stored. The client is made if the
 ledger has none of that name. A client may have several keys, and is the same client
 whichever of them it uses, so keys are replaced without a gap.
+
+Permissions belong to the client and so to all of its keys. With --permission the client
+has exactly those that are named; without it, it keeps those that it has. A new client
+has none. Each change is kept in the ledger's history.
 """
 
-EPILOG = """\
+EPILOG = f"""\
+permissions:
+{_PERMISSIONS}
+
 examples:
   manage.py create_api_key --ledger acme --client checkout
   manage.py create_api_key --ledger acme --client ci --expires-in-days 30 --json
+  manage.py create_api_key --ledger acme --client back-office \\
+      --permission manage_accounts --permission close_period
 
 how to use it:
   curl -H "Authorization: Bearer KEY" http://localhost:8080/v1/me
@@ -46,6 +64,22 @@ class Command(LedgerCommand):
         )
         parser.add_argument(
             "--expires-in-days", type=int, metavar="N", help="default: never"
+        )
+        permissions = parser.add_mutually_exclusive_group()
+        permissions.add_argument(
+            "--permission",
+            dest="permissions",
+            action="append",
+            choices=Permission.values,
+            metavar="NAME",
+            help="what the client may do beyond the ordinary; repeatable, see below",
+        )
+        permissions.add_argument(
+            "--no-permissions",
+            dest="permissions",
+            action="store_const",
+            const=[],
+            help="take all permissions from the client",
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -70,6 +104,13 @@ class Command(LedgerCommand):
         def create() -> tuple[ApiClient, str]:
             with transaction_owner():
                 client = client_get_or_create(ledger_id=ledger.id, name=name)
+                if options["permissions"] is not None:
+                    client = client_set_permissions(
+                        ledger_id=ledger.id,
+                        client_id=client.id,
+                        permissions=options["permissions"],
+                        actor=ACTOR,
+                    )
                 lifetime = None if days is None else timedelta(days=days)
                 return client, api_key_create(client=client, lifetime=lifetime)
 
@@ -83,6 +124,7 @@ class Command(LedgerCommand):
                         "ledger": slug,
                         "client": name,
                         "client_id": str(client.id),
+                        "permissions": client.permissions,
                         "key": key,
                         "expires_in_days": days,
                     }
