@@ -1,0 +1,75 @@
+"""What report requests share: strict query parameters, and files as answers."""
+
+import re
+from datetime import date
+from typing import Any
+
+from django.http import QueryDict
+from rest_framework.request import Request
+
+from ledger.api.views import ApiView
+from ledger.days import Moment
+from payflow.api.downloads import FORMS
+from payflow.api.shapes import Shape
+
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+#: The years whose days have a beginning and an end in every time zone.
+_YEARS = range(1970, 9999)
+_MAX_CURRENCY = 12
+_MAX_PAGING = 1_000
+
+
+class Query(Shape):
+    """Reads query parameters as strictly as a body.
+
+    ``?at=2026-13-01`` and ``?currncy=EUR`` are refused by name: a report about
+    something else than was meant is worse than none.
+    """
+
+    def __init__(self, parameters: QueryDict) -> None:
+        super().__init__(parameters.dict())
+        for name, values in parameters.lists():
+            if len(values) > 1:
+                self.fail(name, "repeated", "Give it once.")
+
+    def moment(self, name: str, *, required: bool = False) -> Moment | None:
+        """An RFC 3339 instant, or a day of the ledger as ``2026-11-22``."""
+        value = self._take(name, required=required)
+        if not (isinstance(value, str) and _DAY.fullmatch(value)):
+            return self.instant(name)
+        try:
+            day = date.fromisoformat(value)
+        except ValueError:
+            day = date.min
+        if day.year not in _YEARS:
+            self.fail(name, "not_an_instant", "A day from 1970-01-01 on.")
+            return None
+        return day
+
+    def form(self) -> str:
+        """``format``: ``json`` or one of the files."""
+        return self.choice("format", ("json", *FORMS), default="json")
+
+    def currency(self) -> str | None:
+        """``currency``: only this one."""
+        return self.text("currency", maximum=_MAX_CURRENCY, empty=False)
+
+    def paging(self) -> None:
+        """Makes ``limit`` and ``cursor`` known; ``payflow.api.pagination`` reads them.
+
+        Pages belong together only as recorded at one instant, so a cursor goes with the
+        ``as_recorded_at`` that the first page named.
+        """
+        self.text("limit", maximum=_MAX_PAGING)
+        cursor = self.text("cursor", maximum=_MAX_PAGING)
+        if cursor is not None and not self.has("as_recorded_at"):
+            message = "A cursor needs the as_recorded_at that the first page named."
+            self.fail("as_recorded_at", "missing", message)
+
+
+class ReportView(ApiView):
+    """A view that answers with JSON or a file, as ``?format=`` says."""
+
+    def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
+        """Takes every ``Accept``: the parameter decides, and errors are JSON."""
+        return super().perform_content_negotiation(request, force=True)

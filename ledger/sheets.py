@@ -1,0 +1,355 @@
+"""Statements and reports as tables, of which ``payflow.sheets`` makes files and pages."""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from ledger.enums import AccountKind, Direction
+from ledger.models import Account
+from ledger.selectors.reports import (
+    AccountBalance,
+    BalanceSheet,
+    GroupLine,
+    IncomeStatement,
+    ReportScope,
+    Section,
+    TrialBalance,
+    account_balances,
+    column_totals,
+)
+from ledger.selectors.statements import Statement, StatementLine, statement_all_lines
+from payflow.money import currency_exponent
+from payflow.sheets import Amount, Cell, Column, Row, RowStyle, Sheet, local_text
+
+#: The printable page around a sheet.
+PAGE_TEMPLATE = "ledger/reports/page.html"
+
+_STATEMENT_COLUMNS = (
+    Column("booked_at", "Booked", 20),
+    Column("value_date", "Value date", 20),
+    Column("version", "No.", 8, is_number=True),
+    Column("transfer_id", "Transfer", 38, is_printed=False),
+    Column("kind", "Kind"),
+    Column("reference", "Reference", 24),
+    Column("description", "Description", 40),
+    Column("counterparty_id", "Counterparty id", 38, is_printed=False),
+    Column("counterparty_reference", "Counterparty account", 24),
+    Column("counterparty_name", "Counterparty", 28),
+    Column("debit", "Debit", 18, is_number=True),
+    Column("credit", "Credit", 18, is_number=True),
+    Column("balance", "Balance", 18, is_number=True),
+    Column("currency", "Currency", 9, is_printed=False),
+)
+_BLANKS = (None,) * 4
+
+
+def amount(minor: int, currency: str) -> Amount:
+    """An amount of a currency for a table; an unknown currency has no decimals."""
+    return Amount(minor, currency_exponent(currency) or 0)
+
+
+def _amount_text(minor: int, currency: str) -> str:
+    return f"{amount(minor, currency).decimal:,f} {currency}"
+
+
+def statement_sheet(statement: Statement) -> Sheet:
+    """A whole statement; its lines are fetched as they are taken.
+
+    The first row is the opening balance and the last one the closing balance, so that a
+    file that was cut off can be told.
+    """
+    account = statement.account
+    zone = ZoneInfo(statement.ledger.time_zone)
+    currency = account.currency
+    return Sheet(
+        title="Account statement",
+        facts=(
+            ("Ledger", statement.ledger.name),
+            ("Account", account.reference or str(account.id)),
+            *((("Owner", account.owner_name),) if account.owner_name else ()),
+            ("Currency", currency),
+            ("Period", _period_text(statement.start, statement.end, zone)),
+            ("Opening balance", _amount_text(statement.opening_balance, currency)),
+            ("Debits", _amount_text(statement.total_debits, currency)),
+            ("Credits", _amount_text(statement.total_credits, currency)),
+            ("Closing balance", _amount_text(statement.closing_balance, currency)),
+            (
+                "State",
+                "final"
+                if statement.is_final
+                else f"as recorded at {local_text(statement.as_recorded_at, zone)}",
+            ),
+        ),
+        columns=_STATEMENT_COLUMNS,
+        rows=_statement_rows(statement),
+        zone=zone,
+        row_count=statement.line_count,
+    )
+
+
+def _statement_rows(statement: Statement) -> Iterator[Row]:
+    currency = statement.account.currency
+    yield _balance_row(
+        statement.start, "Opening balance", statement.opening_balance, currency
+    )
+    for line in statement_all_lines(statement=statement):
+        yield Row(_statement_cells(line, currency))
+    yield _balance_row(
+        statement.as_recorded_at,
+        "Closing balance",
+        statement.closing_balance,
+        currency,
+    )
+
+
+def _balance_row(at: datetime, label: str, balance: int, currency: str) -> Row:
+    return Row(
+        (
+            at,
+            *_BLANKS,
+            None,
+            label,
+            *_BLANKS,
+            None,
+            amount(balance, currency),
+            currency,
+        ),
+        RowStyle.TOTAL,
+    )
+
+
+def _statement_cells(line: StatementLine, currency: str) -> tuple[Cell, ...]:
+    moved = amount(line.amount, currency)
+    is_debit = line.direction is Direction.DEBIT
+    return (
+        line.booked_at,
+        line.effective_at,
+        line.version,
+        str(line.transfer_id),
+        line.transfer_kind,
+        line.transfer_reference,
+        line.transfer_description,
+        str(line.counterparty_id),
+        line.counterparty_reference,
+        line.counterparty_name,
+        moved if is_debit else None,
+        None if is_debit else moved,
+        amount(line.balance, currency),
+        currency,
+    )
+
+
+def trial_balance_sheet(report: TrialBalance) -> Sheet:
+    """A trial balance by kind and code, with the sums of each currency."""
+    return Sheet(
+        title="Trial balance",
+        facts=(*_scope_facts(report.scope), _check_fact(report.is_balanced)),
+        columns=(
+            Column("currency", "Currency", 9),
+            Column("kind", "Kind"),
+            Column("code", "Code"),
+            Column("account_count", "Accounts", 10, is_number=True),
+            Column("debit", "Debit", 20, is_number=True),
+            Column("credit", "Credit", 20, is_number=True),
+        ),
+        rows=(
+            row
+            for total in report.totals
+            for row in (
+                *(
+                    Row(
+                        (
+                            line.currency,
+                            line.kind.value,
+                            line.code,
+                            line.account_count,
+                            amount(line.debit, line.currency),
+                            amount(line.credit, line.currency),
+                        )
+                    )
+                    for line in report.lines
+                    if line.currency == total.currency
+                ),
+                Row(
+                    (
+                        total.currency,
+                        "total",
+                        None,
+                        None,
+                        amount(total.debit, total.currency),
+                        amount(total.credit, total.currency),
+                    ),
+                    RowStyle.TOTAL,
+                ),
+            )
+        ),
+        zone=ZoneInfo(report.scope.ledger.time_zone),
+        row_count=len(report.lines),
+    )
+
+
+def trial_balance_accounts_sheet(scope: ReportScope) -> Sheet:
+    """A trial balance of single accounts, which are fetched as they are taken."""
+    return Sheet(
+        title="Trial balance by account",
+        facts=_scope_facts(scope),
+        columns=(
+            Column("account_id", "Account id", 38, is_printed=False),
+            Column("reference", "Account", 28),
+            Column("owner_name", "Owner", 28),
+            Column("kind", "Kind"),
+            Column("code", "Code"),
+            Column("currency", "Currency", 9),
+            Column("debit", "Debit", 20, is_number=True),
+            Column("credit", "Credit", 20, is_number=True),
+        ),
+        rows=_account_rows(scope),
+        zone=ZoneInfo(scope.ledger.time_zone),
+    )
+
+
+def _account_rows(scope: ReportScope) -> Iterator[Row]:
+    sums: dict[tuple[AccountKind, str, str], GroupLine] = {}
+    for balance in account_balances(scope=scope):
+        yield Row(_account_cells(balance))
+        line = sums.setdefault(
+            (balance.kind, balance.code, balance.currency),
+            GroupLine(balance.kind, balance.code, balance.currency),
+        )
+        line.debit += balance.debit
+        line.credit += balance.credit
+    for total in column_totals(sums.values()):
+        yield Row(
+            (
+                None,
+                "total",
+                None,
+                None,
+                None,
+                total.currency,
+                amount(total.debit, total.currency),
+                amount(total.credit, total.currency),
+            ),
+            RowStyle.TOTAL,
+        )
+
+
+def _account_cells(balance: AccountBalance) -> tuple[Cell, ...]:
+    return (
+        str(balance.id),
+        balance.reference or f"…{str(balance.id)[-12:]}",
+        balance.owner_name,
+        balance.kind.value,
+        balance.code,
+        balance.currency,
+        amount(balance.debit, balance.currency),
+        amount(balance.credit, balance.currency),
+    )
+
+
+_SECTION_COLUMNS = (
+    Column("currency", "Currency", 9),
+    Column("section", "Section", 22, is_printed=False),
+    Column("code", "Code", 34),
+    Column("account_count", "Accounts", 10, is_number=True),
+    Column("balance", "Balance", 20, is_number=True),
+)
+
+
+def balance_sheet_sheet(report: BalanceSheet) -> Sheet:
+    """A balance sheet: sections with their sums, and the check."""
+    rows: list[Row] = []
+    for sheet in report.currencies:
+        name = sheet.currency
+        rows += _section_rows(name, "Assets", sheet.assets)
+        rows += _section_rows(name, "Liabilities", sheet.liabilities)
+        rows += _section_rows(name, "Equity", sheet.equity)
+        rows.append(_sum_row(name, "Result", "Income less expenses", sheet.result))
+        rows.append(
+            _sum_row(
+                name,
+                "Total",
+                "Liabilities, equity and result",
+                sheet.total_liabilities_and_equity,
+            )
+        )
+    return Sheet(
+        title="Balance sheet",
+        facts=(*_scope_facts(report.scope), _check_fact(report.is_balanced)),
+        columns=_SECTION_COLUMNS,
+        rows=rows,
+        zone=ZoneInfo(report.scope.ledger.time_zone),
+        row_count=len(rows),
+    )
+
+
+def income_statement_sheet(report: IncomeStatement) -> Sheet:
+    """An income statement: sections with their sums, and what is left."""
+    zone = ZoneInfo(report.ledger.time_zone)
+    rows: list[Row] = []
+    for sheet in report.currencies:
+        rows += _section_rows(sheet.currency, "Income", sheet.income)
+        rows += _section_rows(sheet.currency, "Expenses", sheet.expense)
+        rows.append(_sum_row(sheet.currency, "Result", "Net income", sheet.net_income))
+    return Sheet(
+        title="Income statement",
+        facts=(
+            ("Ledger", report.ledger.name),
+            ("Period", _period_text(report.start, report.end, zone)),
+            ("As recorded at", local_text(report.as_recorded_at, zone)),
+        ),
+        columns=_SECTION_COLUMNS,
+        rows=rows,
+        zone=zone,
+        row_count=len(rows),
+    )
+
+
+def _section_rows(currency: str, name: str, section: Section) -> Iterable[Row]:
+    yield Row((f"{name} ({currency})", name, None, None, None), RowStyle.HEADING)
+    for line in section.lines:
+        yield Row(
+            (
+                currency,
+                name,
+                line.code or "(no code)",
+                line.account_count,
+                amount(line.posted, currency),
+            )
+        )
+    yield _sum_row(currency, name, f"Total {name.lower()}", section.total)
+
+
+def _sum_row(currency: str, section: str, label: str, total: int) -> Row:
+    return Row(
+        (currency, section, label, None, amount(total, currency)), RowStyle.TOTAL
+    )
+
+
+def _scope_facts(scope: ReportScope) -> tuple[tuple[str, str], ...]:
+    zone = ZoneInfo(scope.ledger.time_zone)
+    return (
+        ("Ledger", scope.ledger.name),
+        ("At", local_text(scope.at, zone)),
+        ("As recorded at", local_text(scope.as_recorded_at, zone)),
+        *((("Currency", scope.currency),) if scope.currency else ()),
+    )
+
+
+def _check_fact(is_balanced: bool) -> tuple[str, str]:
+    return ("Check", "balanced" if is_balanced else "NOT BALANCED")
+
+
+def _period_text(start: datetime, end: datetime, zone: ZoneInfo) -> str:
+    return f"{local_text(start, zone)} up to before {local_text(end, zone)}"
+
+
+def file_name_of(*, report: str, name: str, at: datetime, zone: ZoneInfo) -> str:
+    """How a download is called: ``statement-user-ada-2026-11-30``; ASCII."""
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in name)
+    return f"{report}-{plain[:60]}-{at.astimezone(zone):%Y-%m-%d}"
+
+
+def account_name(account: Account) -> str:
+    """What an account is called in the name of a file."""
+    return account.reference or str(account.id)
