@@ -10,20 +10,19 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from idempotency.models import IdempotencyKey
-from payflow.admin import (
-    LedgerFilter,
-    ReadOnlyModelAdmin,
+from payflow.admin.cells import (
     badge,
     instant_column,
     json_column,
-    ledger_link,
-    ledger_scope,
     link,
     long_text,
     pretty_json,
     short,
     short_id,
 )
+from payflow.admin.filters import LedgerFilter
+from payflow.admin.read_only import ReadOnlyModelAdmin
+from payflow.admin.scope import ledger_link, ledger_scope
 
 #: Where the resource of a stored response can be seen, by its type.
 _RESOURCE_MODELS = {"transfer": "ledger.transfer", "account": "ledger.account"}

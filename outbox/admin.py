@@ -13,34 +13,28 @@ from django.utils.functional import cached_property
 
 from outbox.enums import LIVE_STATES, TaskKind, TaskState
 from outbox.models import OutboxAttempt, OutboxAttemptOutcome, OutboxTask
-from payflow.admin import (
-    BELOW_TABLES,
+from payflow.admin.bounds import MAX_MATCHES, MAX_TABLE_ROWS, bounded_count, count_label
+from payflow.admin.cells import (
     LEDGER_PARAMETER,
-    MAX_MATCHES,
-    MAX_TABLE_ROWS,
-    ChoiceFilter,
-    CurrencyFilter,
-    Figure,
-    LedgerFilter,
-    ReadOnlyModelAdmin,
-    ScopeFilter,
     Table,
-    all_ledger_ids,
     badge,
-    bounded_count,
     can_view,
-    choice_filter,
-    count_label,
-    index_figures,
     instant,
     instant_column,
-    ledger_link,
-    ledger_scope,
     link,
     money,
-    parse_uuid,
     short,
 )
+from payflow.admin.figures import Figure, index_figures
+from payflow.admin.filters import (
+    ChoiceFilter,
+    CurrencyFilter,
+    LedgerFilter,
+    ScopeFilter,
+    choice_filter,
+)
+from payflow.admin.read_only import BELOW_TABLES, ReadOnlyModelAdmin
+from payflow.admin.scope import all_ledger_ids, ledger_link, ledger_scope, parse_uuid
 
 _TONES = {
     TaskState.PENDING: "plain",

@@ -36,7 +36,7 @@ class PayFlowAdminSite(admin.AdminSite):
     ) -> TemplateResponse:
         """The index, with the figures that tell whether all is well."""
         # At import time the registry of apps is not ready for it.
-        from payflow.admin import figures_of_index
+        from payflow.admin.figures import figures_of_index
 
         figures = figures_of_index(request)
         return super().index(request, {**(extra_context or {}), "figures": figures})

@@ -20,6 +20,7 @@ from ledger.models import Account, AuditRun, Change, Entry, Transfer
 from ledger.services.accounts import account_update
 from ledger.services.clients import api_key_create
 from ledger.services.integrity import integrity_refresh
+from ledger.services.reversals import payout_give_back
 from ledger.tests.factories import (
     ACTOR,
     AccountFactory,
@@ -30,7 +31,8 @@ from ledger.tests.factories import (
 from ledger.types import PostedTransfer
 from outbox.models import OutboxTask
 from outbox.tests.factories import make_attempt
-from payflow.admin import ReadOnlyModelAdmin
+from payflow.admin.read_only import ReadOnlyModelAdmin
+from payflow.clock import now
 from payflow.ids import new_id
 
 pytestmark = pytest.mark.django_db
@@ -374,12 +376,12 @@ def test_pages_link_to_each_other(finance: Client) -> None:
 
 def test_a_reversal_and_its_transfer_link_to_each_other(finance: Client) -> None:
     books = make_books()
-    reversal = move(
-        books.payout,
-        books.account,
-        250_050,
-        kind="payout_reversal",
-        reverses_transfer_id=books.transfer.id,
+    reversal = payout_give_back(
+        task=books.outboxtask,
+        description="rejected",
+        metadata={},
+        actor=ACTOR,
+        now=now(),
     )
     assert isinstance(reversal, PostedTransfer)
 

@@ -12,7 +12,6 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-import payflow.admin
 from ledger.models import Account, Entry, Ledger, Transfer
 from ledger.services.accounts import account_update
 from ledger.tests.factories import (
@@ -27,6 +26,8 @@ from ledger.tests.factories import (
 from ledger.types import PostedTransfer, PostingRequest, TransferRequest
 from outbox.models import OutboxTask
 from outbox.tests.factories import make_attempt
+from payflow.admin import bounds
+from payflow.admin.read_only import ReadOnlyModelAdmin
 from payflow.ids import new_id
 from payflow.tests.test_admin import READ_ONLY, make_books, make_key
 
@@ -56,7 +57,7 @@ def finance(client: Client) -> Client:
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of four rows."""
-    monkeypatch.setattr(payflow.admin.ReadOnlyModelAdmin, "list_per_page", 4)
+    monkeypatch.setattr(ReadOnlyModelAdmin, "list_per_page", 4)
 
 
 def changelist(model: str) -> str:
@@ -131,7 +132,7 @@ def test_there_is_no_way_to_list_all_ledgers(finance: Client) -> None:
 def test_the_ledger_filter_offers_a_bounded_number(
     finance: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(payflow.admin, "MAX_LEDGER_CHOICES", 2)
+    monkeypatch.setattr(bounds, "MAX_LEDGER_CHOICES", 2)
     ledgers = [LedgerFactory() for _ in range(4)]
 
     cl = get_list(finance, "ledger.account", ledger=ledgers[0].id)
@@ -226,7 +227,7 @@ def test_a_cursor_that_is_none_leads_to_the_first_page(
 def test_a_filter_without_an_index_looks_through_a_window(
     finance: Client, small_pages: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(payflow.admin, "WINDOW_ROWS", 5)
+    monkeypatch.setattr(bounds, "WINDOW_ROWS", 5)
     ledger = make_ledger_with(22)
 
     first = get_list(finance, "ledger.transfer", kind="opening_balance")
@@ -247,7 +248,7 @@ def test_a_filter_without_an_index_looks_through_a_window(
 def test_payouts_of_an_account_are_all_found(
     finance: Client, small_pages: None, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr(payflow.admin, "WINDOW_ROWS", 5)
+    monkeypatch.setattr(bounds, "WINDOW_ROWS", 5)
     monkeypatch.setattr("outbox.admin.MAX_MATCHES", most)
     books = make_books()
     for number in range(6):
@@ -262,7 +263,7 @@ def test_payouts_of_an_account_are_all_found(
 
 
 def test_counting_stops(finance: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(payflow.admin, "MAX_COUNT", 60)
+    monkeypatch.setattr(bounds, "MAX_COUNT", 60)
     make_ledger_with(70)
 
     with CaptureQueriesContext(connection) as queries:
@@ -382,7 +383,7 @@ def test_a_key_is_found_whole(finance: Client) -> None:
 def test_a_search_lists_a_bounded_number_and_says_so(
     finance: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(payflow.admin, "MAX_MATCHES", 3)
+    monkeypatch.setattr(bounds, "MAX_MATCHES", 3)
     ledger = LedgerFactory()
     for number in range(5):
         AccountFactory(ledger=ledger, reference=f"many-{number}")
