@@ -126,7 +126,7 @@ def read_transfer(body: Any) -> TransferRequest:
 def read_transfer_fields(shape: Shape) -> TransferRequest:
     """The transfer that an object asks for; the caller finishes the shape."""
     return TransferRequest(
-        postings=_read_postings(shape),
+        postings=read_postings(shape),
         reference=shape.text("reference", maximum=MAX_REFERENCE, empty=False),
         description=shape.text("description", maximum=MAX_DESCRIPTION) or "",
         metadata=shape.metadata("metadata"),
@@ -134,7 +134,7 @@ def read_transfer_fields(shape: Shape) -> TransferRequest:
     )
 
 
-def _read_postings(shape: Shape) -> tuple[PostingRequest, ...]:
+def read_postings(shape: Shape) -> tuple[PostingRequest, ...]:
     if not shape.has("postings"):
         simple = _read_posting(shape)
         return (simple,) if simple else ()

@@ -4,12 +4,20 @@ from django.urls import path
 
 from ledger.api.accounts import AccountEntriesView, AccountListView, AccountView
 from ledger.api.batches import TransferBatchView
+from ledger.api.holds import (
+    HoldCaptureView,
+    HoldDetailView,
+    HoldExtendView,
+    HoldListView,
+    HoldVoidView,
+)
 from ledger.api.me import MeView
 from ledger.api.reports import (
     BalanceSheetView,
     IncomeStatementView,
     TrialBalanceView,
 )
+from ledger.api.reversals import TransferReverseView
 from ledger.api.statements import AccountBalanceView, AccountStatementView
 from ledger.api.transfers import TransferListView, TransferSeedView, TransferView
 
@@ -18,6 +26,12 @@ urlpatterns = [
     path("v1/transfers", TransferListView.as_view()),
     path("v1/transfers/batch", TransferBatchView.as_view()),
     path("v1/transfers/<str:transfer_id>", TransferView.as_view()),
+    path("v1/transfers/<str:transfer_id>/reverse", TransferReverseView.as_view()),
+    path("v1/holds", HoldListView.as_view()),
+    path("v1/holds/<str:hold_id>", HoldDetailView.as_view()),
+    path("v1/holds/<str:hold_id>/capture", HoldCaptureView.as_view()),
+    path("v1/holds/<str:hold_id>/void", HoldVoidView.as_view()),
+    path("v1/holds/<str:hold_id>/extend", HoldExtendView.as_view()),
     path("v1/accounts", AccountListView.as_view()),
     path("v1/accounts/<str:account_id>", AccountView.as_view()),
     path("v1/accounts/<str:account_id>/entries", AccountEntriesView.as_view()),

@@ -18,12 +18,17 @@ def transfer_get(*, ledger_id: UUID, transfer_id: UUID) -> PostedTransfer:
     """
     row = Transfer.objects.filter(ledger_id=ledger_id, id=transfer_id).first()
     if row is None:
-        raise ProblemError(
-            "transfer_not_found",
-            f"There is no transfer {transfer_id} in this ledger.",
-            transfer_id=str(transfer_id),
-        )
+        raise transfer_missing(transfer_id)
     return transfers_with_postings(ledger_id=ledger_id, rows=[row])[0]
+
+
+def transfer_missing(transfer_id: object) -> ProblemError:
+    """The problem of a transfer that this ledger does not have."""
+    return ProblemError(
+        "transfer_not_found",
+        f"There is no transfer {transfer_id} in this ledger.",
+        transfer_id=str(transfer_id),
+    )
 
 
 def transfer_list(

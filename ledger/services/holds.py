@@ -23,11 +23,12 @@ from ledger.selectors.holds import (
     lapsed_holds,
 )
 from ledger.selectors.ledgers import hold_settings
+from ledger.services.parts import Parts, amounts_of
 from ledger.services.posting import Outcome
 from ledger.types import HoldRequest, PostingRequest, TransferRequest
 from payflow.actors import Actor
 from payflow.clock import format_instant
-from payflow.errors import Problem, ProblemError
+from payflow.errors import Problem
 
 #: The most lapsed holds that one transaction of the sweep ends.
 SWEEP_BATCH = 200
@@ -40,12 +41,12 @@ class CaptureRequest:
 
     Attributes:
         hold_id: the hold.
-        amounts: minor units by posting number; ``None`` means all that is held.
+        parts: how much of which postings.
         is_final: release what is left of the hold.
     """
 
     hold_id: UUID
-    amounts: Mapping[int, int] | None = None
+    parts: Parts = None
     is_final: bool = False
     reference: str | None = None
     description: str = ""
@@ -178,15 +179,11 @@ def hold_capture(
 
 def _amounts(request: CaptureRequest, hold: LockedHold) -> dict[int, int] | Problem:
     """What is captured, by posting number, or the refusal of too much."""
-    if request.amounts is None:
-        return {posting.number: posting.held for posting in hold.postings}
     postings = {posting.number: posting for posting in hold.postings}
-    for number, amount in sorted(request.amounts.items()):
-        if number not in postings:
-            raise ProblemError(
-                "invalid_request",
-                f"The hold has postings 1 to {len(postings)}, and no {number}.",
-            )
+    amounts = amounts_of(request.parts, postings)
+    if amounts is None:
+        return {number: posting.held for number, posting in postings.items()}
+    for number, amount in sorted(amounts.items()):
         posting = postings[number]
         left = posting.capture_limit - posting.captured if posting.held else 0
         if amount > left:
@@ -195,7 +192,7 @@ def _amounts(request: CaptureRequest, hold: LockedHold) -> dict[int, int] | Prob
                 f"Of posting {number}, {left} can be captured; {amount} is required.",
                 {"posting_number": number, "capturable": left, "required": amount},
             )
-    return dict(request.amounts)
+    return dict(amounts)
 
 
 def hold_void(

@@ -17,7 +17,9 @@ from ledger.enums import (
 )
 from ledger.locks import lock_reversal_totals
 from ledger.models import Entry, Transfer
+from ledger.selectors.transfers import transfer_missing
 from ledger.services.accounts import system_account_id
+from ledger.services.parts import Parts, amounts_of
 from ledger.services.posting import Outcome
 from ledger.types import PostingRequest, TransferRequest
 from outbox.enums import Delivery, TaskKind
@@ -25,7 +27,7 @@ from outbox.models import OutboxTask
 from outbox.services import task_cancel_unsent, task_lock_unsent
 from payflow.actors import Actor
 from payflow.db import require_transaction
-from payflow.errors import Problem, ProblemError
+from payflow.errors import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +37,13 @@ class ReversalRequest:
     Attributes:
         transfer_id: the transfer.
         reason: why, for the record.
-        amounts: minor units by posting number; ``None`` means all that is left.
+        parts: how much of which postings.
         is_forced: take what is available and debit the rest to receivables.
     """
 
     transfer_id: UUID
     reason: ReversalReason
-    amounts: Mapping[int, int] | None = None
+    parts: Parts = None
     is_forced: bool = False
     reference: str | None = None
     description: str = ""
@@ -102,7 +104,8 @@ def transfer_reverse(
             f"A transfer of kind {kind} cannot be reversed.",
             {"kind": kind},
         )
-    wanted = _wanted(request, originals)
+    parts = amounts_of(request.parts, [original.number for original in originals])
+    wanted = [o for o in originals if parts is None or o.number in parts]
     receivables: dict[str, UUID] = {}
     if request.is_forced:
         for currency in {original.currency for original in wanted}:
@@ -117,7 +120,7 @@ def transfer_reverse(
     reversed_before = lock_reversal_totals(
         ledger_id=ledger_id, transfer_id=request.transfer_id
     )
-    amounts = _amounts(request, wanted, reversed_before)
+    amounts = _amounts(parts, wanted, reversed_before)
     if isinstance(amounts, Problem):
         return amounts
     if kind == TransferKind.EXCHANGE and any(
@@ -219,11 +222,7 @@ def _originals(ledger_id: UUID, transfer_id: UUID) -> tuple[str, list[_Original]
         .first()
     )
     if kind is None:
-        raise ProblemError(
-            "transfer_not_found",
-            f"There is no transfer {transfer_id} in this ledger.",
-            transfer_id=str(transfer_id),
-        )
+        raise transfer_missing(transfer_id)
     sides: dict[int, dict[str, Entry]] = {}
     for entry in Entry.objects.filter(ledger_id=ledger_id, transfer_id=transfer_id):
         sides.setdefault(entry.posting_number, {})[entry.direction] = entry
@@ -239,21 +238,8 @@ def _originals(ledger_id: UUID, transfer_id: UUID) -> tuple[str, list[_Original]
     ]
 
 
-def _wanted(request: ReversalRequest, originals: list[_Original]) -> list[_Original]:
-    if request.amounts is None:
-        return originals
-    by_number = {original.number: original for original in originals}
-    unknown = sorted(request.amounts.keys() - by_number.keys())
-    if unknown:
-        raise ProblemError(
-            "invalid_request",
-            f"The transfer has postings 1 to {len(originals)}, and no {unknown[0]}.",
-        )
-    return [by_number[number] for number in sorted(request.amounts)]
-
-
 def _amounts(
-    request: ReversalRequest,
+    parts: Mapping[int, int] | None,
     wanted: list[_Original],
     reversed_before: Mapping[int, int],
 ) -> dict[int, int] | Problem:
@@ -261,7 +247,7 @@ def _amounts(
     amounts: dict[int, int] = {}
     for original in wanted:
         left = original.amount - reversed_before.get(original.number, 0)
-        amount = left if request.amounts is None else request.amounts[original.number]
+        amount = left if parts is None else parts[original.number]
         if amount > left:
             return _exceeds(original.number, left, amount)
         if amount:

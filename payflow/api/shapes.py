@@ -128,6 +128,19 @@ class Shape:
             return None
         return number
 
+    def number(self, name: str, *, maximum: int, required: bool = False) -> int | None:
+        """An integer from 1 to ``maximum`` that is no amount; absent is ``None``."""
+        value = self._take(name, required=required)
+        if value is _MISSING:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int):
+            self.fail(name, "not_an_integer", "A JSON integer is expected.")
+            return None
+        if not 1 <= value <= maximum:
+            self.fail(name, "out_of_range", f"An integer from 1 to {maximum}.")
+            return None
+        return value
+
     def balance(self, name: str, *, default: int | None) -> int | None:
         """An optional balance in minor units, negative ones too; null is ``None``."""
         value = self._take(name, required=False)
