@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 
 from ledger.enums import AccountKind
 from ledger.locks import lock_account_row
-from ledger.models import Account, Change
+from ledger.models import Account, Asset, Change
 from payflow.actors import Actor
 from payflow.db import require_transaction
 from payflow.errors import Problem
@@ -31,11 +31,13 @@ class _SystemAccount:
 
 
 # The equity that opening balances come from and the bank account that settlements pay
-# from both go below zero by their nature; receivables only grow by debits.
+# from both go below zero by their nature; receivables only grow by debits; an FX
+# account's balance is the position in its currency, which may be short.
 _SYSTEM_ACCOUNTS = {
     "opening-balances": _SystemAccount(AccountKind.EQUITY, None),
     "bank-settlement": _SystemAccount(AccountKind.ASSET, None),
     "receivables": _SystemAccount(AccountKind.ASSET, 0),
+    "fx": _SystemAccount(AccountKind.EQUITY, None),
 }
 
 
@@ -65,10 +67,11 @@ def account_create(*, ledger_id: UUID, request: AccountRequest) -> Account | Pro
         RuntimeError: no transaction is open.
     """
     require_transaction()
-    if currency_exponent(request.currency) is None:
+    if not _is_currency(ledger_id, request.currency):
         return Problem(
             "currency_unknown",
-            f"{request.currency!r} is not a current ISO 4217 code.",
+            f"{request.currency!r} is neither a current ISO 4217 currency with a minor"
+            " unit nor an asset of this ledger.",
             {"currency": request.currency},
         )
     if (request.reference or "").startswith(SYSTEM_PREFIX):
@@ -90,6 +93,12 @@ def account_create(*, ledger_id: UUID, request: AccountRequest) -> Account | Pro
             {"reference": request.reference},
         )
     return account
+
+
+def _is_currency(ledger_id: UUID, code: str) -> bool:
+    if currency_exponent(code) is not None:
+        return True
+    return Asset.objects.filter(ledger_id=ledger_id, code=code).exists()
 
 
 def _insert(ledger_id: UUID, request: AccountRequest) -> Account | None:
@@ -224,8 +233,8 @@ def system_account_id(*, ledger_id: UUID, name: str, currency: str) -> UUID:
 
     Args:
         ledger_id: the ledger.
-        name: ``opening-balances``, ``bank-settlement`` or ``receivables``.
-        currency: ISO 4217 code.
+        name: ``opening-balances``, ``bank-settlement``, ``receivables`` or ``fx``.
+        currency: of ISO 4217, or an asset of the ledger.
 
     Raises:
         RuntimeError: no transaction is open.

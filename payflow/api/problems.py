@@ -119,6 +119,11 @@ PROBLEMS: dict[str, ProblemType] = {
         "The reference is in use in this ledger",
         "Use another reference, or look up the resource that has it.",
     ),
+    "asset_code_taken": ProblemType(
+        409,
+        "The ledger has an asset of this code",
+        "Use that asset, or choose another code.",
+    ),
     "hold_expired": ProblemType(
         409,
         "The hold has lapsed",
@@ -167,7 +172,35 @@ PROBLEMS: dict[str, ProblemType] = {
         "Move money between accounts of one currency.",
     ),
     "currency_unknown": ProblemType(
-        422, "The currency is not in ISO 4217", "Use a current ISO 4217 code, as `USD`."
+        422,
+        "The currency is neither in ISO 4217 nor an asset of the ledger",
+        "Use a current ISO 4217 code with a minor unit, as `USD`, or make an asset.",
+    ),
+    "asset_code_is_iso": ProblemType(
+        422,
+        "ISO 4217 uses this code, or once did",
+        "Choose another code, for instance a longer one.",
+    ),
+    "exchange_same_currency": ProblemType(
+        422,
+        "An exchange needs two currencies",
+        "Move money between accounts of one currency by a transfer.",
+    ),
+    "exchange_amount_too_small": ProblemType(
+        422,
+        "The exchange would give less than one minor unit",
+        "Exchange a larger amount.",
+    ),
+    "exchange_amount_mismatch": ProblemType(
+        422,
+        "`to_amount` is not what the rate gives",
+        "Send the `to_amount` that this problem names, or leave it out; check the "
+        "rate and the currencies' decimals.",
+    ),
+    "exchange_to_payout_account": ProblemType(
+        422,
+        "An exchange cannot pay out",
+        "Exchange into an ordinary account, and transfer from there.",
     ),
     "account_closed": ProblemType(
         422, "The account is closed", "Use another account; this one stays closed."
