@@ -1,4 +1,4 @@
-"""Statements and reports as tables, of which ``payflow.sheets`` makes files and pages."""
+"""Statements and reports as tables; ``payflow.sheets`` makes files of them."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -285,7 +285,8 @@ def balance_sheet_sheet(report: BalanceSheet) -> Sheet:
 
 def income_statement_sheet(report: IncomeStatement) -> Sheet:
     """An income statement: sections with their sums, and what is left."""
-    zone = ZoneInfo(report.ledger.time_zone)
+    scope = report.scope
+    zone = ZoneInfo(scope.ledger.time_zone)
     rows: list[Row] = []
     for sheet in report.currencies:
         rows += _section_rows(sheet.currency, "Income", sheet.income)
@@ -294,9 +295,9 @@ def income_statement_sheet(report: IncomeStatement) -> Sheet:
     return Sheet(
         title="Income statement",
         facts=(
-            ("Ledger", report.ledger.name),
-            ("Period", _period_text(report.start, report.end, zone)),
-            ("As recorded at", local_text(report.as_recorded_at, zone)),
+            ("Ledger", scope.ledger.name),
+            ("Period", _period_text(scope.start, scope.end, zone)),
+            ("As recorded at", local_text(scope.as_recorded_at, zone)),
         ),
         columns=_SECTION_COLUMNS,
         rows=rows,

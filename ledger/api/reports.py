@@ -13,12 +13,14 @@ from ledger.selectors.reports import (
     AccountBalance,
     BalanceSheet,
     IncomeStatement,
+    PeriodScope,
     ReportScope,
     Section,
     TrialBalance,
     account_balances_page,
     balance_sheet,
     income_statement,
+    period_scope,
     report_scope,
     trial_balance,
 )
@@ -96,16 +98,16 @@ class IncomeStatementView(ReportView):
         form = query.form()
         query.finish()
         assert start is not None
-        report = income_statement(
+        scope = period_scope(
             ledger_id=request.user.ledger_id,
             start=start,
             end=end,
             as_recorded_at=as_recorded_at,
             currency=currency,
         )
+        report = income_statement(scope=scope)
         if form == "json":
             return Response(income_statement_json(report))
-        scope = ReportScope(report.ledger, report.end, report.as_recorded_at)
         return _file(income_statement_sheet(report), scope, "income-statement", form)
 
 
@@ -128,14 +130,16 @@ def _read_scope(
     return form, scope
 
 
-def _file(sheet: Sheet, scope: ReportScope, report: str, form: str) -> HttpResponseBase:
+def _file(
+    sheet: Sheet, scope: ReportScope | PeriodScope, report: str, form: str
+) -> HttpResponseBase:
     return sheet_response(
         sheet,
         form=form,
         file_name=file_name_of(
             report=report,
             name=scope.ledger.slug,
-            at=scope.at,
+            at=scope.at if isinstance(scope, ReportScope) else scope.end,
             zone=ZoneInfo(scope.ledger.time_zone),
         ),
         template=PAGE_TEMPLATE,
@@ -208,10 +212,10 @@ def income_statement_json(report: IncomeStatement) -> dict[str, Any]:
     """An income statement. Amounts are integers of minor units."""
     return {
         "report": "income_statement",
-        "ledger": _ledger_json(report.ledger),
-        "from": format_instant(report.start),
-        "to": format_instant(report.end),
-        "as_recorded_at": format_instant(report.as_recorded_at),
+        "ledger": _ledger_json(report.scope.ledger),
+        "from": format_instant(report.scope.start),
+        "to": format_instant(report.scope.end),
+        "as_recorded_at": format_instant(report.scope.as_recorded_at),
         "currencies": [
             {
                 "currency": sheet.currency,

@@ -54,6 +54,22 @@ class ReportScope:
 
 
 @dataclass(frozen=True, slots=True)
+class PeriodScope:
+    """What a report on a period is about.
+
+    Attributes:
+        ledger, as_recorded_at, currency: as in :class:`ReportScope`.
+        start, end: the period, ``start`` inclusive, ``end`` exclusive.
+    """
+
+    ledger: Ledger
+    start: datetime
+    end: datetime
+    as_recorded_at: datetime
+    currency: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AccountBalance:
     """What an account's entries come to, in minor units: credits less debits."""
 
@@ -198,12 +214,9 @@ class CurrencyIncomeStatement:
 
 @dataclass(frozen=True, slots=True)
 class IncomeStatement:
-    """An income statement for each currency, of ``start`` up to before ``end``."""
+    """An income statement for each currency."""
 
-    ledger: Ledger
-    start: datetime
-    end: datetime
-    as_recorded_at: datetime
+    scope: PeriodScope
     currencies: tuple[CurrencyIncomeStatement, ...]
 
 
@@ -239,6 +252,39 @@ def report_scope(
         as_recorded_at=recorded,
         currency=currency,
     )
+
+
+def period_scope(
+    *,
+    ledger_id: UUID,
+    start: Moment,
+    end: Moment | None = None,
+    as_recorded_at: Moment | None = None,
+    currency: str | None = None,
+) -> PeriodScope:
+    """Makes instants of the period that was asked for.
+
+    Args:
+        ledger_id: the ledger.
+        start: the period's first instant or day.
+        end: the first instant after the period, or its last day; ``None`` means
+            ``as_recorded_at``.
+        as_recorded_at, currency: as for :func:`report_scope`.
+
+    Raises:
+        ProblemError: ``instant_in_future`` if the period has not begun;
+            ``invalid_request`` if it ends before it begins;
+            ``as_recorded_at_not_final``.
+    """
+    ledger = Ledger.objects.get(id=ledger_id)
+    zone = ZoneInfo(ledger.time_zone)
+    now = clock_read()
+    recorded = _recorded(as_recorded_at, zone=zone, now=now)
+    require_past(start, field="from", zone=zone, now=now)
+    first = moment_start(start, zone=zone)
+    last = recorded if end is None else moment_end(end, zone=zone)
+    require_order(first, last)
+    return PeriodScope(ledger, first, last, recorded, currency)
 
 
 def _recorded(moment: Moment | None, *, zone: ZoneInfo, now: datetime) -> datetime:
@@ -297,59 +343,27 @@ def balance_sheet(*, scope: ReportScope) -> BalanceSheet:
     )
 
 
-def income_statement(
-    *,
-    ledger_id: UUID,
-    start: Moment,
-    end: Moment | None = None,
-    as_recorded_at: Moment | None = None,
-    currency: str | None = None,
-) -> IncomeStatement:
-    """What became effective on income and expense accounts in a period.
-
-    Args:
-        ledger_id: the ledger.
-        start: the period's first instant or day.
-        end: the first instant after the period, or its last day; ``None`` means
-            ``as_recorded_at``.
-        as_recorded_at, currency: as for :func:`report_scope`.
-
-    Raises:
-        ProblemError: ``instant_in_future`` if the period has not begun;
-            ``invalid_request`` if it ends before it begins;
-            ``as_recorded_at_not_final``.
-    """
-    scope = report_scope(
-        ledger_id=ledger_id, as_recorded_at=as_recorded_at, currency=currency
-    )
-    zone = ZoneInfo(scope.ledger.time_zone)
-    require_past(start, field="from", zone=zone, now=clock_read())
-    first = moment_start(start, zone=zone)
-    last = scope.as_recorded_at if end is None else moment_end(end, zone=zone)
-    require_order(first, last)
-    kinds = (AccountKind.INCOME, AccountKind.EXPENSE)
+def income_statement(*, scope: PeriodScope) -> IncomeStatement:
+    """What became effective on income and expense accounts in the scope's period."""
     before, through = (
         account_balances(
             scope=ReportScope(
-                scope.ledger, instant - TICK, scope.as_recorded_at, currency
+                scope.ledger, instant - TICK, scope.as_recorded_at, scope.currency
             ),
-            kinds=kinds,
+            kinds=(AccountKind.INCOME, AccountKind.EXPENSE),
         )
-        for instant in (first, last)
+        for instant in (scope.start, scope.end)
     )
     lines = _grouped(_changes(before, through))
     return IncomeStatement(
-        ledger=scope.ledger,
-        start=first,
-        end=last,
-        as_recorded_at=scope.as_recorded_at,
-        currencies=tuple(
+        scope,
+        tuple(
             CurrencyIncomeStatement(
-                currency=name,
-                income=_section(lines, name, AccountKind.INCOME),
-                expense=_section(lines, name, AccountKind.EXPENSE),
+                currency=currency,
+                income=_section(lines, currency, AccountKind.INCOME),
+                expense=_section(lines, currency, AccountKind.EXPENSE),
             )
-            for name in _currencies(lines)
+            for currency in _currencies(lines)
         ),
     )
 
