@@ -1,0 +1,481 @@
+"""Everything the ledger can do, in any order, against a model of a few lines.
+
+After every step the balances, the reserved amounts and the holds are the model's, and
+the audit finds the books sound.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+
+from ledger.audit import audit_run
+from ledger.enums import AccountStatus, Permission, ReversalReason
+from ledger.models import Account, Ledger
+from ledger.selectors.accounts import account_get
+from ledger.selectors.holds import HoldView, hold_get
+from ledger.selectors.transfers import transfer_get
+from ledger.services.batches import batch_post
+from ledger.services.holds import hold_place, holds_expire
+from ledger.services.reversals import ReversalRequest, transfer_reverse
+from ledger.tests.factories import ACTOR, AccountFactory, LedgerFactory, post
+from ledger.tests.holds import capture, extend, lapse, void
+from ledger.types import HoldRequest, PostedTransfer, PostingRequest, TransferRequest
+from payflow.actors import Actor
+from payflow.clock import now
+from payflow.errors import Problem
+
+pytestmark = pytest.mark.django_db
+
+#: Balance at the start, floor and kind of each account.
+STARTS: list[tuple[int, int | None, str]] = [
+    (1_000, 0, "liability"),
+    (0, -300, "liability"),
+    (500, None, "liability"),
+    (700, 100, "asset"),
+    (0, 0, "liability"),
+]
+OVER_CAPTURE_BASIS_POINTS = 1_000
+BOSS = Actor("boss", permissions=frozenset(Permission.values))
+
+Move = tuple[int, int, int]
+
+
+@dataclass
+class HeldPosting:
+    source: int
+    target: int
+    amount: int
+    captured: int = 0
+    released: int = 0
+
+    @property
+    def held(self) -> int:
+        return self.amount - min(self.captured, self.amount) - self.released
+
+    @property
+    def limit(self) -> int:
+        return self.amount + self.amount * OVER_CAPTURE_BASIS_POINTS // 10_000
+
+
+@dataclass
+class ModelHold:
+    postings: list[HeldPosting]
+    status: str = "active"
+
+
+@dataclass
+class ModelTransfer:
+    postings: list[Move]
+    is_reversible: bool = True
+    reversed: dict[int, int] = field(default_factory=dict)
+
+    def left(self, index: int) -> int:
+        return self.postings[index][2] - self.reversed.get(index, 0)
+
+
+class Model:
+    """The books as lists of numbers. Index ``len(STARTS)`` stands for receivables."""
+
+    def __init__(self) -> None:
+        self.posted = [start for start, _, _ in STARTS] + [0]
+        self.floors = [floor for _, floor, _ in STARTS] + [0]
+        self.is_asset = [kind == "asset" for _, _, kind in STARTS] + [True]
+        self.status = ["open"] * len(self.posted)
+        self.holds: list[ModelHold] = []
+        self.is_closed = False
+
+    def held(self) -> tuple[list[int], list[int]]:
+        """What active holds would debit and credit, by account."""
+        debits, credits = [0] * len(self.posted), [0] * len(self.posted)
+        for hold in self.holds:
+            for posting in hold.postings:
+                debits[posting.source] += posting.held
+                credits[posting.target] += posting.held
+        return debits, credits
+
+    def available(self) -> list[int]:
+        debits, credits = self.held()
+        return [
+            posted - (credits[i] if self.is_asset[i] else debits[i])
+            for i, posted in enumerate(self.posted)
+        ]
+
+    def frozen(self, moves: Iterable[Move]) -> bool:
+        for source, target, _ in moves:
+            for index, is_debit in ((source, True), (target, False)):
+                falls = is_debit != self.is_asset[index]
+                if self.status[index] == "frozen" or (
+                    self.status[index] == "frozen_out" and falls
+                ):
+                    return True
+        return False
+
+    def move(self, moves: Iterable[Move]) -> None:
+        for source, target, amount in moves:
+            self.posted[source] += amount if self.is_asset[source] else -amount
+            self.posted[target] += -amount if self.is_asset[target] else amount
+
+    def attempt(self, change: Any) -> bool:
+        """Makes the change unless an account that falls ends below its floor."""
+        before, kept = self.available(), list(self.posted)
+        undo = change()
+        after = self.available()
+        for index, floor in enumerate(self.floors):
+            if floor is not None and after[index] < min(before[index], floor):
+                self.posted = kept
+                undo()
+                return False
+        return True
+
+    def transfer(self, moves: list[Move], *, is_backdated: bool = False) -> str:
+        if self.frozen(moves):
+            return "account_frozen"
+        if is_backdated and self.is_closed:
+            return "period_closed"
+
+        def change() -> Any:
+            self.move(moves)
+            return lambda: None
+
+        return "done" if self.attempt(change) else "insufficient_funds"
+
+    def place(self, moves: list[Move]) -> str:
+        if self.frozen(moves):
+            return "account_frozen"
+
+        def change() -> Any:
+            self.holds.append(ModelHold([HeldPosting(*move) for move in moves]))
+            return self.holds.pop
+
+        return "done" if self.attempt(change) else "insufficient_funds"
+
+    def capture(
+        self,
+        hold: ModelHold,
+        amounts: dict[int, int] | None,
+        *,
+        is_final: bool,
+        may_capture_frozen: bool,
+    ) -> tuple[str, list[Move]]:
+        if hold.status == "expired":
+            return "hold_expired", []
+        if hold.status != "active":
+            return "hold_not_active", []
+        if amounts is None:
+            amounts = {i: p.held for i, p in enumerate(hold.postings) if p.held}
+        for index, amount in sorted(amounts.items()):
+            posting = hold.postings[index]
+            if amount > (posting.limit - posting.captured if posting.held else 0):
+                return "capture_exceeds_hold", []
+        moves = [
+            (p.source, p.target, amounts[i])
+            for i, p in enumerate(hold.postings)
+            if amounts.get(i)
+        ]
+        if self.frozen(moves) and not may_capture_frozen:
+            return "account_frozen", []
+
+        def change() -> Any:
+            before = [(p.captured, p.released) for p in hold.postings]
+            self.move(moves)
+            for index, posting in enumerate(hold.postings):
+                posting.captured += amounts.get(index, 0)
+                if is_final:
+                    posting.released += posting.held
+
+            def undo() -> None:
+                for posting, (captured, released) in zip(
+                    hold.postings, before, strict=True
+                ):
+                    posting.captured, posting.released = captured, released
+
+            return undo
+
+        if not self.attempt(change):
+            return "insufficient_funds", []
+        if not any(posting.held for posting in hold.postings):
+            hold.status = "captured"
+        return "done", moves
+
+    def end(self, hold: ModelHold, status: str) -> str:
+        if hold.status == "expired":
+            return "hold_expired"
+        if hold.status != "active":
+            return "hold_not_active"
+        hold.status = status
+        for posting in hold.postings:
+            posting.released += posting.held
+        return "done"
+
+    def reverse(
+        self, transfer: ModelTransfer, part: tuple[int, int] | None, *, is_forced: bool
+    ) -> str:
+        if not transfer.is_reversible:
+            return "transfer_not_reversible"
+        if part is None:
+            amounts = {
+                i: transfer.left(i)
+                for i in range(len(transfer.postings))
+                if transfer.left(i)
+            }
+        else:
+            amounts = {part[0]: part[1]}
+            if part[1] > transfer.left(part[0]):
+                return "reversal_exceeds_transfer"
+        if not amounts:
+            return "reversal_exceeds_transfer"
+        moves: list[Move] = []
+        taken: dict[int, int] = {}
+        for index, amount in sorted(amounts.items()):
+            source, target, _ = transfer.postings[index]
+            given = amount
+            floor = self.floors[target]
+            if is_forced and not self.is_asset[target] and floor is not None:
+                room = self.available()[target] - floor - taken.get(target, 0)
+                given = max(0, min(amount, room))
+                taken[target] = taken.get(target, 0) + given
+            if given:
+                moves.append((target, source, given))
+            if amount > given:
+                moves.append((len(STARTS), source, amount - given))
+        result = self.transfer(moves)
+        if result == "done":
+            for index, amount in amounts.items():
+                transfer.reversed[index] = transfer.reversed.get(index, 0) + amount
+        return result
+
+
+ACCOUNTS = st.integers(0, len(STARTS) - 1)
+MOVES = st.lists(
+    st.tuples(ACCOUNTS, ACCOUNTS, st.integers(1, 600)).filter(lambda m: m[0] != m[1]),
+    min_size=1,
+    max_size=3,
+)
+
+
+def code(outcome: object) -> str:
+    return outcome.code if isinstance(outcome, Problem) else "done"
+
+
+class BooksMachine(RuleBasedStateMachine):
+    """Drives the services and the model side by side."""
+
+    transfers: Bundle[Any] = Bundle("transfers")
+    holds: Bundle[Any] = Bundle("holds")
+
+    @initialize()
+    def make_books(self) -> None:
+        self.ledger = LedgerFactory()
+        Ledger.objects.filter(id=self.ledger.id).update(
+            settings={"hold_over_capture_basis_points": OVER_CAPTURE_BASIS_POINTS}
+        )
+        self.accounts: list[Account] = [
+            AccountFactory(
+                ledger=self.ledger, balance=start, min_balance=floor, kind=kind
+            )
+            for start, floor, kind in STARTS
+        ]
+        self.model = Model()
+
+    def postings(self, moves: list[Move]) -> tuple[PostingRequest, ...]:
+        return tuple(
+            PostingRequest(self.accounts[s].id, self.accounts[t].id, amount)
+            for s, t, amount in moves
+        )
+
+    @rule(target=transfers, moves=MOVES, days_ago=st.sampled_from([0, 0, 0, 2, 40]))
+    def transfer(self, moves: list[Move], days_ago: int) -> Any:
+        expected = self.model.transfer(moves, is_backdated=days_ago > 30)
+        effective_at = now() - timedelta(days=days_ago) if days_ago else None
+        (outcome,) = post(
+            TransferRequest(self.postings(moves), effective_at=effective_at),
+            ledger=self.ledger,
+        )
+        assert code(outcome) == expected
+        return self.kept(outcome, moves)
+
+    def kept(self, outcome: object, moves: list[Move]) -> Any:
+        if isinstance(outcome, PostedTransfer):
+            return (outcome, ModelTransfer(moves))
+        return multiple()
+
+    @rule(
+        target=transfers,
+        items=st.lists(MOVES, min_size=1, max_size=4),
+        is_atomic=st.booleans(),
+    )
+    def batch(self, items: list[list[Move]], is_atomic: bool) -> Any:
+        before = list(self.model.posted)
+        expected = [self.model.transfer(moves) for moves in items]
+        if is_atomic and set(expected) != {"done"}:
+            self.model.posted = before
+        outcome = batch_post(
+            ledger_id=self.ledger.id,
+            requests=[TransferRequest(self.postings(moves)) for moves in items],
+            is_atomic=is_atomic,
+            decided={},
+            actor=ACTOR,
+            now=now(),
+        )
+        if isinstance(outcome, list):
+            assert [code(one) for one in outcome] == expected
+            return multiple(
+                *(
+                    (one, ModelTransfer(moves))
+                    for one, moves in zip(outcome, items, strict=True)
+                    if isinstance(one, PostedTransfer)
+                )
+            )
+        first = next(i for i, name in enumerate(expected) if name != "done")
+        assert (outcome.index, code(outcome.problem)) == (first, expected[first])
+        return multiple()
+
+    @rule(target=holds, moves=MOVES)
+    def place(self, moves: list[Move]) -> Any:
+        expected = self.model.place(moves)
+        outcome = hold_place(
+            ledger_id=self.ledger.id,
+            request=HoldRequest(self.postings(moves)),
+            actor=ACTOR,
+            now=now(),
+        )
+        assert code(outcome) == expected
+        if isinstance(outcome, HoldView):
+            return (outcome, self.model.holds[-1])
+        return multiple()
+
+    @rule(
+        target=transfers,
+        pair=holds,
+        number=st.integers(0, 2),
+        amount=st.none() | st.integers(1, 700),
+        is_final=st.booleans(),
+        actor=st.sampled_from([ACTOR, BOSS]),
+    )
+    def capture(
+        self, pair: Any, number: int, amount: int | None, is_final: bool, actor: Actor
+    ) -> Any:
+        hold, model = pair
+        index = number % len(model.postings)
+        amounts = None if amount is None else {index: amount}
+        expected, moves = self.model.capture(
+            model, amounts, is_final=is_final, may_capture_frozen=actor is BOSS
+        )
+        outcome = capture(
+            hold,
+            None if amount is None else {index + 1: amount},
+            is_final=is_final,
+            actor=actor,
+        )
+        assert code(outcome) == expected
+        return self.kept(outcome, moves)
+
+    @rule(pair=holds)
+    def void(self, pair: Any) -> None:
+        assert code(void(pair[0])) == self.model.end(pair[1], "voided")
+
+    @rule(pair=holds)
+    def lapse(self, pair: Any) -> None:
+        hold, model = pair
+        if model.status == "active":
+            lapse(hold)
+        self.model.end(model, "expired")
+
+    @rule(pair=holds)
+    def extend(self, pair: Any) -> None:
+        hold, model = pair
+        expected = {"active": "done", "expired": "hold_expired"}
+        later = hold_get(ledger_id=self.ledger.id, hold_id=hold.id).row.expires_at
+        outcome = extend(hold, later + timedelta(seconds=1))
+        assert code(outcome) == expected.get(model.status, "hold_not_active")
+
+    @rule()
+    def sweep(self) -> None:
+        holds_expire(ledger_id=self.ledger.id, now=now())
+
+    @rule(
+        pair=transfers,
+        number=st.integers(0, 2),
+        amount=st.none() | st.integers(1, 700),
+        is_forced=st.booleans(),
+    )
+    def reverse(
+        self, pair: Any, number: int, amount: int | None, is_forced: bool
+    ) -> None:
+        transfer, model = pair
+        index = number % len(model.postings)
+        part = None if amount is None else (index, amount)
+        expected = self.model.reverse(model, part, is_forced=is_forced)
+        outcome = transfer_reverse(
+            ledger_id=self.ledger.id,
+            request=ReversalRequest(
+                transfer.id,
+                ReversalReason.OTHER,
+                parts=None if amount is None else {index + 1: amount},
+                is_forced=is_forced,
+            ),
+            actor=BOSS,
+            now=now(),
+        )
+        assert code(outcome) == expected
+        found = transfer_get(ledger_id=self.ledger.id, transfer_id=transfer.id)
+        assert [p.amount_reversible for p in found.postings] == [
+            model.left(i) for i in range(len(model.postings))
+        ]
+
+    @rule(index=ACCOUNTS, status=st.sampled_from(["open", "frozen_out", "frozen"]))
+    def freeze(self, index: int, status: str) -> None:
+        self.model.status[index] = status
+        account = self.accounts[index]
+        Account.objects.filter(ledger_id=account.ledger_id, id=account.id).update(
+            status=AccountStatus(status)
+        )
+
+    @rule(is_closed=st.booleans())
+    def close_period(self, is_closed: bool) -> None:
+        self.model.is_closed = is_closed
+        Ledger.objects.filter(id=self.ledger.id).update(
+            closed_before=now() - timedelta(days=30) if is_closed else None
+        )
+
+    @invariant()
+    def the_books_are_the_models(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        debits, credits = self.model.held()
+        for index, account in enumerate(self.accounts):
+            found = account_get(ledger_id=self.ledger.id, account_id=account.id)
+            assert found.posted == self.model.posted[index]
+            assert found.available == self.model.available()[index]
+            assert (found.debits_pending, found.credits_pending) == (
+                debits[index],
+                credits[index],
+            )
+        report = audit_run(ledger_slug=self.ledger.slug)
+        assert report.is_sound, report.findings
+
+
+def test_that_the_ledger_and_the_model_agree_whatever_happens():
+    run_state_machine_as_test(
+        BooksMachine,
+        settings=settings(
+            max_examples=20,
+            stateful_step_count=20,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
