@@ -54,16 +54,16 @@ JOIN idempotency_key k ON k.ledger_id = %(ledger_id)s
     AND k.client_id = %(client_id)s AND k.key = wanted.key
 """
 
+# One JSON text instead of arrays: PostgreSQL takes apart what Python need not escape.
 _STORE = """
 INSERT INTO idempotency_key (
     ledger_id, id, client_id, key, operation, digests, status, resource_type,
     resource_id, response_headers, response_body)
-SELECT %(ledger_id)s, i.id, %(client_id)s, i.key, %(operation)s, i.digests::jsonb,
-    i.status, i.resource_type, i.resource_id, i.headers::jsonb, i.body
-FROM unnest(%(ids)s::uuid[], %(keys)s::text[], %(digests)s::text[],
-    %(statuses)s::smallint[], %(resource_types)s::text[], %(resource_ids)s::uuid[],
-    %(headers)s::text[], %(bodies)s::bytea[]
-) AS i (id, key, digests, status, resource_type, resource_id, headers, body)
+SELECT %(ledger_id)s, i.id, %(client_id)s, i.key, %(operation)s, i.digests, i.status,
+    i.resource_type, i.resource_id, i.headers, convert_to(i.body, 'UTF8')
+FROM json_to_recordset(%(items)s::json) AS i (
+    id uuid, key text, digests jsonb, status smallint, resource_type text,
+    resource_id uuid, headers jsonb, body text)
 ON CONFLICT (ledger_id, client_id, key) DO NOTHING
 """
 
@@ -151,7 +151,20 @@ class BatchClaim:
     def _store_items(
         self, items: Sequence[ItemKey], rendered: Mapping[str, Rendered]
     ) -> None:
-        outcomes = [rendered[item.key] for item in items]
+        rows = [
+            {
+                "id": new_id(),
+                "key": item.key,
+                "digests": dict(item.digests),
+                "status": outcome.status,
+                "resource_type": outcome.resource_type,
+                "resource_id": outcome.resource_id,
+                "headers": dict(outcome.headers),
+                "body": outcome.body.decode(),
+            }
+            for item in items
+            for outcome in (rendered[item.key],)
+        ]
         with connection.cursor() as cursor:
             cursor.execute(
                 _STORE,
@@ -159,14 +172,7 @@ class BatchClaim:
                     "ledger_id": self._request.ledger_id,
                     "client_id": self._request.client_id,
                     "operation": self._operation,
-                    "ids": [new_id() for _ in items],
-                    "keys": [item.key for item in items],
-                    "digests": [json.dumps(dict(item.digests)) for item in items],
-                    "statuses": [outcome.status for outcome in outcomes],
-                    "resource_types": [outcome.resource_type for outcome in outcomes],
-                    "resource_ids": [outcome.resource_id for outcome in outcomes],
-                    "headers": [json.dumps(dict(o.headers)) for o in outcomes],
-                    "bodies": [outcome.body for outcome in outcomes],
+                    "items": json.dumps(rows, default=str, ensure_ascii=False),
                 },
             )
             if cursor.rowcount != len(items):

@@ -1,6 +1,8 @@
 """The form of an idempotency key, in a header or in the item of a batch."""
 
 MAX_KEY_LENGTH = 255
+#: Keys that the system gives to the transfers that it posts for clients at their time.
+SCHEDULED_PREFIX = "scheduled:"
 
 
 def key_fault(key: str) -> str | None:
@@ -12,4 +14,6 @@ def key_fault(key: str) -> str | None:
     if "," in key:
         # HTTP servers join repeated headers with commas (RFC 9110, section 5.2).
         return "The key has a comma, as two headers that were sent together would."
+    if key.startswith(SCHEDULED_PREFIX):
+        return f"Keys that begin with {SCHEDULED_PREFIX} are the system's own."
     return None

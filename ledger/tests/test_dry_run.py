@@ -206,6 +206,27 @@ def test_the_keys_of_a_tried_batch_s_items_are_ignored(books):
     assert response.json()["data"][0]["balances"][1]["posted"] == 3
 
 
+def test_every_step_of_a_hold_and_a_reversal_can_be_tried(books):
+    hold = books.send("/v1/holds", books.body(100)).json()
+    moved = books.send("/v1/transfers", books.body(50)).json()
+    path = f"/v1/holds/{hold['id']}"
+    steps = [
+        ("/v1/holds", books.body(10), None),
+        (f"{path}/capture", {"amount": 40}, None),
+        (f"{path}/extend", {"lifetime_seconds": 2_000_000}, hold["id"]),
+        (f"{path}/void", {}, hold["id"]),
+        (f"/v1/transfers/{moved['id']}/reverse", {"reason": "duplicate"}, None),
+    ]
+
+    for where, body, shown_id in steps:
+        before = books.contents()
+        dry = books.send(where, {**body, "dry_run": True}, key=None)
+
+        assert (dry.status_code, "Location" in dry) == (200, False), dry.content
+        assert (dry.json()["dry_run"], dry.json()["id"]) == (True, shown_id), where
+        assert books.contents() == before, where
+
+
 # --- The kernel -------------------------------------------------------------------
 
 
