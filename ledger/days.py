@@ -3,14 +3,28 @@
 Clocks are changed on some of them, so that a day may have 23 or 25 hours.
 """
 
+import re
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 #: The step of PostgreSQL's clock, and so of every instant in the books.
 TICK = timedelta(microseconds=1)
 
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+#: The years whose days have a beginning and an end in every time zone.
+_YEARS = range(1970, 9999)
+
 #: An instant, or a whole day of the ledger.
 Moment = date | datetime
+
+
+def day_parse(text: str) -> date | None:
+    """The day that ``2026-11-22`` names, or ``None`` if the text names none."""
+    try:
+        day = date.fromisoformat(text) if _DAY.fullmatch(text) else None
+    except ValueError:
+        return None
+    return day if day is not None and day.year in _YEARS else None
 
 
 def day_start(day: date, *, zone: ZoneInfo) -> datetime:
