@@ -51,7 +51,9 @@ ALTER TABLE ledger_transfer
         OR (permission = 'capture_frozen' AND kind = 'capture')
         OR (permission = 'force_reversal' AND kind = 'reversal')),
     ADD CONSTRAINT transfer_exchange_has_rate CHECK (
-        CASE WHEN kind = 'exchange' THEN exchange_rate > 0 AND posting_count = 2
+        CASE WHEN kind = 'exchange'
+            THEN exchange_rate IS NOT NULL AND exchange_rate > 0
+                AND exchange_rate <> 'NaN' AND posting_count = 2
             ELSE exchange_rate IS NULL END);
 
 -- 2. Holds -------------------------------------------------------------------------
@@ -158,6 +160,8 @@ CREATE TABLE ledger_hold_event (
     CONSTRAINT ledger_hold_event_pkey PRIMARY KEY (ledger_id, id),
     CONSTRAINT hold_event_belongs_to_hold
         FOREIGN KEY (ledger_id, hold_id) REFERENCES ledger_hold (ledger_id, id),
+    CONSTRAINT hold_event_names_transfer
+        FOREIGN KEY (ledger_id, transfer_id) REFERENCES ledger_transfer (ledger_id, id),
     CONSTRAINT hold_event_kind_is_known CHECK (
         kind IN ('placed', 'extended', 'captured', 'voided', 'expired')),
     CONSTRAINT hold_event_capture_has_transfer CHECK (
@@ -227,6 +231,8 @@ CREATE TRIGGER hold_insert_is_whole AFTER INSERT ON ledger_hold
     FOR EACH STATEMENT EXECUTE FUNCTION ledger_check_new_holds();
 ALTER TABLE ledger_hold ENABLE ALWAYS TRIGGER hold_insert_is_whole;
 
+-- A hold has all of its numbers from the beginning, so what comes later has one beyond
+-- them. It may reserve only what a transfer could move.
 CREATE FUNCTION ledger_check_new_hold_postings() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp
@@ -236,15 +242,30 @@ AS $$
 DECLARE
     bad record;
 BEGIN
-    SELECT p.id INTO bad
-    FROM new_postings p
-    JOIN ONLY ledger_hold h ON h.ledger_id = p.ledger_id AND h.id = p.hold_id
-    WHERE h.created_at < statement_timestamp()
+    SELECT x.id, x.rule INTO bad
+    FROM (
+        SELECT p.id, CASE
+            WHEN p.number > h.posting_count
+                THEN 'hold_comes_with_its_postings'
+            WHEN a.status IN ('frozen', 'closed')
+              OR (a.status = 'frozen_out'
+                  AND s.is_debit = (a.kind NOT IN ('asset', 'expense')))
+                THEN 'account_status_allows_hold'
+            WHEN s.is_debit AND a.payout_destination IS NOT NULL
+                THEN 'payout_account_sends_only_completions'
+            END AS rule
+        FROM new_postings p
+        JOIN ONLY ledger_hold h ON h.ledger_id = p.ledger_id AND h.id = p.hold_id
+        CROSS JOIN LATERAL (VALUES (p.from_account_id, true), (p.to_account_id, false))
+            AS s (account_id, is_debit)
+        JOIN ONLY ledger_account a
+            ON a.ledger_id = p.ledger_id AND a.id = s.account_id
+    ) x
+    WHERE x.rule IS NOT NULL
     LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION 'posting % comes after its hold', bad.id
-            USING ERRCODE = 'integrity_constraint_violation',
-                  CONSTRAINT = 'hold_comes_with_its_postings';
+        RAISE EXCEPTION 'hold posting % breaks %', bad.id, bad.rule
+            USING ERRCODE = 'integrity_constraint_violation', CONSTRAINT = bad.rule;
     END IF;
     RETURN NULL;
 END
@@ -277,13 +298,14 @@ BEGIN
                 THEN 'hold_end_is_final'
             WHEN n.expires_at <> o.expires_at
               AND (n.status <> 'active' OR o.expires_at <= clock_timestamp()
-                   OR n.expires_at <= clock_timestamp())
+                   OR n.expires_at < o.expires_at)
                 THEN 'hold_is_extended_before_it_lapses'
             WHEN n.status = 'expired' AND n.expires_at > clock_timestamp()
                 THEN 'hold_expires_when_it_has_lapsed'
             WHEN n.ended_at < statement_timestamp()
+              OR n.ended_at > clock_timestamp() + interval '1 minute'
                 THEN 'hold_ends_when_it_is_recorded'
-            WHEN (n.status = 'active') <> p.is_open
+            WHEN (n.status = 'active') IS DISTINCT FROM p.is_open
                 THEN 'hold_is_active_while_it_holds'
             WHEN n.status = 'captured' AND NOT p.is_captured
                 THEN 'hold_captured_has_captures'
@@ -314,7 +336,8 @@ CREATE TRIGGER hold_update_is_legal AFTER UPDATE ON ledger_hold
     FOR EACH STATEMENT EXECUTE FUNCTION ledger_check_hold_update();
 ALTER TABLE ledger_hold ENABLE ALWAYS TRIGGER hold_update_is_legal;
 
--- What is captured is what capture transfers moved, taken before the hold lapsed.
+-- What is captured is what capture transfers moved. A posting that holds nothing is at
+-- its end, and so is, with its last one, the hold.
 CREATE FUNCTION ledger_check_hold_posting_update() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp
@@ -336,7 +359,8 @@ BEGIN
                 THEN 'hold_identity_never_changes'
             WHEN n.captured < o.captured OR n.released < o.released
                 THEN 'hold_totals_never_decrease'
-            WHEN h.status <> 'active' AND h.ended_at < statement_timestamp()
+            WHEN (n.captured, n.released) <> (o.captured, o.released)
+              AND least(o.captured, o.amount) + o.released >= o.amount
                 THEN 'hold_end_is_final'
             WHEN (h.status = 'active') <> h.is_open
                 THEN 'hold_is_active_while_it_holds'
@@ -348,7 +372,7 @@ BEGIN
         FROM old_postings o
         LEFT JOIN new_postings n ON n.ledger_id = o.ledger_id AND n.id = o.id
         LEFT JOIN LATERAL (
-            SELECT h.status, h.ended_at, h.expires_at, EXISTS (
+            SELECT h.status, h.expires_at, EXISTS (
                 SELECT 1 FROM ONLY ledger_hold_posting p
                 WHERE p.ledger_id = h.ledger_id AND p.hold_id = h.id
                   AND least(p.captured, p.amount) + p.released < p.amount) AS is_open
@@ -411,6 +435,14 @@ CREATE TRIGGER reversal_total_is_never_deleted
     FOR EACH STATEMENT
     EXECUTE FUNCTION payflow_refuse_change('reversal_total_is_never_deleted');
 ALTER TABLE ledger_reversal_total ENABLE ALWAYS TRIGGER reversal_total_is_never_deleted;
+
+CREATE TRIGGER reversal_total_identity_never_changes
+    BEFORE UPDATE OF ledger_id, id, transfer_id, posting_number, amount
+    ON ledger_reversal_total
+    FOR EACH STATEMENT
+    EXECUTE FUNCTION payflow_refuse_change('reversal_total_identity_never_changes');
+ALTER TABLE ledger_reversal_total
+    ENABLE ALWAYS TRIGGER reversal_total_identity_never_changes;
 
 -- A total says what the reversals of its posting say, of what the posting moved.
 CREATE FUNCTION ledger_check_reversal_totals() RETURNS trigger
@@ -498,12 +530,17 @@ BEGIN
             WHEN s.kind IN ('reversal', 'payout_reversal', 'settlement')
                 THEN 'reversal_is_not_reversed'
             WHEN o.account_id IS NULL OR o.account_id <> c.account_id
-              OR (i.account_id <> d.account_id
+              OR (i.account_id IS DISTINCT FROM d.account_id
                   AND (t.permission IS DISTINCT FROM 'force_reversal' OR NOT EXISTS (
                       SELECT 1 FROM ONLY ledger_account a
                       WHERE a.ledger_id = t.ledger_id AND a.id = d.account_id
                         AND a.reference = 'system:receivables:' || d.currency)))
                 THEN 'reversal_moves_back_what_was_moved'
+            WHEN (t.kind = 'payout_reversal') <> EXISTS (
+                SELECT 1 FROM ONLY outbox_task k
+                WHERE k.ledger_id = t.ledger_id AND k.transfer_id = s.id
+                  AND k.kind = 'payout' AND k.posting_number = o.posting_number)
+                THEN 'payout_is_reversed_by_payout_reversal'
             WHEN r.reversed IS NULL OR r.reversed <> (
                 SELECT sum(e.amount)
                 FROM ONLY ledger_transfer b
@@ -513,6 +550,9 @@ BEGIN
                   AND b.reverses_transfer_id = t.reverses_transfer_id
                   AND b.source_postings[e.posting_number] = o.posting_number)
                 THEN 'reversal_total_equals_reversals'
+            WHEN s.kind = 'exchange' AND (
+                r.reversed <> r.amount OR NOT t.source_postings @> ARRAY[1, 2])
+                THEN 'exchange_is_reversed_whole'
             END AS rule
         FROM new_transfers t
         JOIN ONLY ledger_transfer s ON s.ledger_id = t.ledger_id
