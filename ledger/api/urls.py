@@ -3,7 +3,9 @@
 from django.urls import path
 
 from ledger.api.accounts import AccountEntriesView, AccountListView, AccountView
+from ledger.api.assets import AssetListView, AssetView, CurrencyListView
 from ledger.api.batches import TransferBatchView
+from ledger.api.exchanges import ExchangeView
 from ledger.api.holds import (
     HoldCaptureView,
     HoldDetailView,
@@ -40,5 +42,9 @@ urlpatterns = [
     path("v1/reports/trial-balance", TrialBalanceView.as_view()),
     path("v1/reports/balance-sheet", BalanceSheetView.as_view()),
     path("v1/reports/income-statement", IncomeStatementView.as_view()),
+    path("v1/exchanges", ExchangeView.as_view()),
+    path("v1/assets", AssetListView.as_view()),
+    path("v1/assets/<str:code>", AssetView.as_view()),
+    path("v1/currencies", CurrencyListView.as_view()),
     path("v1/me", MeView.as_view()),
 ]

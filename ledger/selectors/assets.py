@@ -1,11 +1,15 @@
 """Reading assets, and the exponents of all that a ledger counts in."""
 
+import re
 from collections.abc import Mapping
 from uuid import UUID
 
 from ledger.models import Asset
 from payflow.errors import ProblemError
 from payflow.money import iso_currencies
+
+#: What an asset's code looks like.
+CODE_PATTERN = re.compile(r"[A-Z][A-Z0-9]{2,11}")
 
 
 def asset_get(*, ledger_id: UUID, code: str) -> Asset:
@@ -14,7 +18,9 @@ def asset_get(*, ledger_id: UUID, code: str) -> Asset:
     Raises:
         ProblemError: ``not_found``.
     """
-    asset = Asset.objects.filter(ledger_id=ledger_id, code=code).first()
+    asset = None
+    if CODE_PATTERN.fullmatch(code):
+        asset = Asset.objects.filter(ledger_id=ledger_id, code=code).first()
     if asset is None:
         raise ProblemError("not_found", f"This ledger has no asset {code!r}.")
     return asset

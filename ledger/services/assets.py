@@ -1,12 +1,12 @@
 """Assets: units of account that a ledger defines beside ISO 4217's currencies."""
 
-import re
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from django.db import connection
 
 from ledger.models import Asset
+from ledger.selectors.assets import CODE_PATTERN
 from ledger.services.accounts import change_record
 from payflow.actors import Actor
 from payflow.db import require_transaction
@@ -18,7 +18,6 @@ from payflow.money import is_iso_code
 MAX_EXPONENT = 8
 #: Characters of an asset's name.
 MAX_NAME = 255
-_CODE = re.compile(r"[A-Z][A-Z0-9]{2,11}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ def asset_create(
         RuntimeError: no transaction is open.
     """
     require_transaction()
-    if not _CODE.fullmatch(request.code):
+    if not CODE_PATTERN.fullmatch(request.code):
         raise ProblemError(
             "invalid_request",
             f"{request.code!r} is no code: use 3-12 capital letters and digits, a"

@@ -128,16 +128,19 @@ class Shape:
             return None
         return number
 
-    def number(self, name: str, *, maximum: int, required: bool = False) -> int | None:
-        """An integer from 1 to ``maximum`` that is no amount; absent is ``None``."""
+    def number(
+        self, name: str, *, maximum: int, minimum: int = 1, required: bool = False
+    ) -> int | None:
+        """An integer that is no amount, within the bounds; absent is ``None``."""
         value = self._take(name, required=required)
         if value is _MISSING:
             return None
         if isinstance(value, bool) or not isinstance(value, int):
             self.fail(name, "not_an_integer", "A JSON integer is expected.")
             return None
-        if not 1 <= value <= maximum:
-            self.fail(name, "out_of_range", f"An integer from 1 to {maximum}.")
+        if not minimum <= value <= maximum:
+            message = f"An integer from {minimum} to {maximum}."
+            self.fail(name, "out_of_range", message)
             return None
         return value
 
