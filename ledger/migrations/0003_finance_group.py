@@ -1,31 +1,19 @@
 from typing import Any
 
-from django.contrib.auth.management import create_permissions
 from django.db import migrations
 
-GROUP = "Finance"
+from ledger.migrations._finance_group import GROUP, view_permissions
+
 APPS = ("ledger", "outbox", "idempotency")
 
 
 def create_group(apps: Any, schema_editor: Any) -> None:
-    """Makes the group with every "can view" permission of PayFlow's models.
-
-    Django creates permissions only after all migrations ran, so they are made here.
-    """
+    """Makes the group with every "can view" permission of PayFlow's models."""
     alias = schema_editor.connection.alias
-    for label in APPS:
-        config = apps.get_app_config(label)
-        config.models_module = True
-        create_permissions(config, apps=apps, verbosity=0, using=alias)
-        config.models_module = None
     group, _ = (
         apps.get_model("auth", "Group").objects.using(alias).get_or_create(name=GROUP)
     )
-    group.permissions.set(
-        apps.get_model("auth", "Permission")
-        .objects.using(alias)
-        .filter(content_type__app_label__in=APPS, codename__startswith="view_")
-    )
+    group.permissions.set(view_permissions(apps, schema_editor, APPS))
 
 
 def delete_group(apps: Any, schema_editor: Any) -> None:
