@@ -1,10 +1,17 @@
 """Reading ledgers and their settings."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from uuid import UUID
 
 from ledger.models import Ledger
+
+#: The names of the settings in the ledger's JSON, with the fields that they set.
+DEFAULT_LIFETIME = "hold_default_lifetime_seconds"
+MAX_LIFETIME = "hold_max_lifetime_seconds"
+OVER_CAPTURE = "hold_over_capture_basis_points"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,27 +29,36 @@ class HoldSettings:
     max_lifetime: timedelta = timedelta(days=31)
     over_capture_basis_points: int = 0
 
+    @classmethod
+    def from_json(cls, settings: Mapping[str, int]) -> "HoldSettings":
+        """The settings of a ledger's JSON, with the defaults for what it lacks."""
+        found = {**cls().as_json(), **settings}
+        return cls(
+            default_lifetime=timedelta(seconds=found[DEFAULT_LIFETIME]),
+            max_lifetime=timedelta(seconds=found[MAX_LIFETIME]),
+            over_capture_basis_points=found[OVER_CAPTURE],
+        )
 
-#: The names of the settings in the ledger's JSON, with the fields that they set.
-DEFAULT_LIFETIME = "hold_default_lifetime_seconds"
-MAX_LIFETIME = "hold_max_lifetime_seconds"
-OVER_CAPTURE = "hold_over_capture_basis_points"
+    @property
+    def over_capture_percent(self) -> str:
+        """The over-capture in percent, without needless decimals: ``"12.5"``."""
+        return f"{self.over_capture_basis_points / Decimal(100):f}"
+
+    def as_json(self) -> dict[str, int]:
+        """The settings under their names in the ledger's JSON."""
+        return {
+            DEFAULT_LIFETIME: int(self.default_lifetime.total_seconds()),
+            MAX_LIFETIME: int(self.max_lifetime.total_seconds()),
+            OVER_CAPTURE: self.over_capture_basis_points,
+        }
 
 
 def hold_settings(*, ledger_id: UUID) -> HoldSettings:
     """The ledger's settings of holds, with the defaults for what it does not say."""
     settings = Ledger.objects.values_list("settings", flat=True).get(id=ledger_id)
-    defaults = HoldSettings()
-    return HoldSettings(
-        default_lifetime=_seconds(
-            settings, DEFAULT_LIFETIME, defaults.default_lifetime
-        ),
-        max_lifetime=_seconds(settings, MAX_LIFETIME, defaults.max_lifetime),
-        over_capture_basis_points=settings.get(
-            OVER_CAPTURE, defaults.over_capture_basis_points
-        ),
-    )
+    return HoldSettings.from_json(settings)
 
 
-def _seconds(settings: dict[str, int], name: str, default: timedelta) -> timedelta:
-    return timedelta(seconds=settings[name]) if name in settings else default
+def hold_settings_of(ledger: Ledger) -> HoldSettings:
+    """The settings of holds of a ledger, by its row."""
+    return HoldSettings.from_json(ledger.settings)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from django.db import connection, connections
 
 from ledger.audit import audit_run
 from ledger.models import ApiKey, AuditRun, Change, Ledger, Transfer
+from ledger.selectors.ledgers import HoldSettings, hold_settings
 from ledger.services.clients import principal_of_token
 from ledger.tests.books import Books
 from ledger.tests.factories import LedgerFactory
@@ -353,10 +355,88 @@ def test_set_ledger_changes_and_keeps_history(ledger: Ledger) -> None:
 
 
 def test_set_ledger_says_what_is_wrong(ledger: Ledger) -> None:
-    with pytest.raises(CommandError, match="--name or --time-zone"):
+    with pytest.raises(CommandError, match="Nothing to change: give --name"):
         command("set_ledger", ledger.slug)
     with pytest.raises(CommandError, match="no ledger 'nowhere'"):
         command("set_ledger", "nowhere", "--name", "x")
+
+
+def test_set_ledger_sets_what_it_says_about_holds(ledger: Ledger) -> None:
+    output = command(
+        "set_ledger",
+        ledger.slug,
+        "--hold-default-lifetime",
+        "1d12h",
+        "--hold-max-lifetime",
+        "60d",
+        "--over-capture-percent",
+        "12.5",
+    )
+
+    settings = hold_settings(ledger_id=ledger.id)
+    assert settings == HoldSettings(timedelta(hours=36), timedelta(days=60), 1_250)
+    assert (
+        "lapse after 1 day 12 hours by default, after 60 days at the latest" in output
+    )
+    assert "12.5% more than was held" in output
+    change = Change.objects.filter(ledger_id=ledger.id).latest("id")
+    assert (change.old, change.new) == (
+        HoldSettings().as_json(),
+        HoldSettings(timedelta(hours=36), timedelta(days=60), 1_250).as_json(),
+    )
+
+
+def test_set_ledger_prints_json_and_writes_only_what_changes(ledger: Ledger) -> None:
+    changes = Change.objects.filter(ledger_id=ledger.id)
+    before = changes.count()
+
+    outputs = [
+        json.loads(
+            command(
+                "set_ledger", ledger.slug, "--hold-default-lifetime", text, "--json"
+            )
+        )
+        for text in ("7d", "2h", "120m")
+    ]
+
+    assert outputs[0] == {
+        "ledger": ledger.slug,
+        "name": "Acme",
+        "time_zone": "UTC",
+        "hold_default_lifetime_seconds": 604_800,
+        "hold_max_lifetime_seconds": 2_678_400,
+        "hold_over_capture_basis_points": 0,
+    }
+    assert [out["hold_default_lifetime_seconds"] for out in outputs[1:]] == [7_200] * 2
+    assert changes.count() == before + 1
+    assert changes.latest("id").old == {"hold_default_lifetime_seconds": 604_800}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--hold-default-lifetime", "32d"), "32 days, is above the longest, 31 days"),
+        (("--hold-max-lifetime", "6d"), "7 days, is above the longest, 6 days"),
+        (("--hold-max-lifetime", "366d1s"), "1 second to 366 days"),
+        (("--hold-default-lifetime", "0s"), "1 second to 366 days"),
+        (("--hold-default-lifetime", "7"), "is no duration"),
+        (("--hold-default-lifetime", "-7d"), "expected one argument"),
+        (("--hold-default-lifetime", "1h1d"), "is no duration"),
+        (("--hold-default-lifetime", ""), "is no duration"),
+        (("--over-capture-percent", "12.345"), "two decimals at most"),
+        (("--over-capture-percent", "nan"), "is no percentage"),
+        (("--over-capture-percent", "inf"), "is no percentage"),
+        (("--over-capture-percent", "100.01"), "0 to 100 percent"),
+        (("--over-capture-percent=-1",), "0 to 100 percent"),
+    ],
+)
+def test_set_ledger_refuses_settings_that_make_no_sense(
+    ledger: Ledger, arguments: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(CommandError, match=message):
+        command("set_ledger", ledger.slug, *arguments)
+
+    assert hold_settings(ledger_id=ledger.id) == HoldSettings()
 
 
 def test_create_api_key_prints_a_key_that_works_once(ledger: Ledger) -> None:
