@@ -7,10 +7,11 @@ from payflow.api.shapes import Shape
 
 def read_parts(shape: Shape) -> Parts:
     """``amount``, or ``postings`` of ``number`` and ``amount``, or neither for all."""
-    if shape.has("amount") and shape.has("postings"):
-        shape.fail("postings", "two_forms", "Give either amount or postings.")
+    amount = shape.amount("amount") if shape.has("amount") else None
     if not shape.has("postings"):
-        return shape.amount("amount") if shape.has("amount") else None
+        return amount
+    if amount is not None:
+        shape.fail("postings", "two_forms", "Give either amount or postings.")
     parts: dict[int, int] = {}
     for part in shape.each("postings", _read_part, maximum=MAX_POSTINGS):
         if part is None:
