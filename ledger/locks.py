@@ -1,7 +1,8 @@
 """The one place that locks accounts, and what hangs on them.
 
-Order of locks in every transaction: accounts in ascending id, then holds, then reversal
-totals, then outbox tasks. Two transactions that follow it cannot deadlock on them.
+Order of locks in every transaction: a scheduled transfer, then accounts in ascending
+id, then holds, then reversal totals, then outbox tasks. Two transactions that follow it
+cannot deadlock on them.
 """
 
 from collections.abc import Iterable
@@ -13,8 +14,15 @@ from django.db import connection
 from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.db.models.functions import Now
 
-from ledger.enums import AccountKind
-from ledger.models import Account, Hold, HoldPosting, Ledger, ReversalTotal
+from ledger.enums import AccountKind, ScheduledStatus
+from ledger.models import (
+    Account,
+    Hold,
+    HoldPosting,
+    Ledger,
+    ReversalTotal,
+    ScheduledTransfer,
+)
 from payflow.db import require_transaction
 
 
@@ -215,10 +223,35 @@ def lock_period(*, ledger_id: UUID) -> datetime | None:
     return closed_before  # type: ignore[no-any-return]
 
 
-def lock_ledger_row(*, slug: str) -> Ledger | None:
-    """Locks a ledger for a change of its periods; backdated transfers wait for it."""
+def lock_ledger_row(*, ledger_id: UUID) -> Ledger:
+    """Locks a ledger for a change of its periods; backdated transfers wait for it.
+
+    Raises:
+        Ledger.DoesNotExist: there is none.
+    """
     require_transaction()
-    return Ledger.objects.select_for_update().filter(slug=slug).first()
+    return Ledger.objects.select_for_update().get(id=ledger_id)
+
+
+def lock_scheduled(*, ledger_id: UUID, scheduled_id: UUID) -> ScheduledTransfer | None:
+    """Locks a scheduled transfer before anything else; waits for whoever posts it."""
+    require_transaction()
+    rows = ScheduledTransfer.objects.filter(ledger_id=ledger_id, id=scheduled_id)
+    return rows.select_for_update(of=("self",), no_key=True).first()
+
+
+def lock_due_scheduled(
+    *, ledger_id: UUID, scheduled_id: UUID
+) -> ScheduledTransfer | None:
+    """Locks a scheduled transfer if it is due and nobody else has it; never waits."""
+    require_transaction()
+    rows = ScheduledTransfer.objects.filter(
+        ledger_id=ledger_id,
+        id=scheduled_id,
+        status=ScheduledStatus.SCHEDULED,
+        next_attempt_at__lte=Now(),
+    )
+    return rows.select_for_update(of=("self",), no_key=True, skip_locked=True).first()
 
 
 def lock_account_to_read(*, ledger_id: UUID, account_id: UUID) -> None:

@@ -14,6 +14,7 @@ from ledger.api.holds import (
     HoldVoidView,
 )
 from ledger.api.me import MeView
+from ledger.api.periods import PeriodCloseView, PeriodReopenView, PeriodsView
 from ledger.api.reports import (
     BalanceSheetView,
     IncomeStatementView,
@@ -34,6 +35,9 @@ urlpatterns = [
     path("v1/holds/<str:hold_id>/capture", HoldCaptureView.as_view()),
     path("v1/holds/<str:hold_id>/void", HoldVoidView.as_view()),
     path("v1/holds/<str:hold_id>/extend", HoldExtendView.as_view()),
+    path("v1/periods", PeriodsView.as_view()),
+    path("v1/periods/close", PeriodCloseView.as_view()),
+    path("v1/periods/reopen", PeriodReopenView.as_view()),
     path("v1/accounts", AccountListView.as_view()),
     path("v1/accounts/<str:account_id>", AccountView.as_view()),
     path("v1/accounts/<str:account_id>/entries", AccountEntriesView.as_view()),

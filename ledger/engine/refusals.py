@@ -10,6 +10,7 @@ These functions judge and change nothing.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Protocol
 from uuid import UUID
 
 from ledger.enums import PAYOUT_COMPLETIONS, AccountStatus, Permission
@@ -27,6 +28,14 @@ ALWAYS_OPEN = timedelta(minutes=15)
 MAX_COUNTER = 9_000_000_000_000_000_000
 
 Accounts = Mapping[UUID, LockedAccount]
+
+
+class HasCurrency(Protocol):
+    """An account of which only the currency matters."""
+
+    @property
+    def currency(self) -> str:
+        """The code of its currency."""
 
 
 class Effect:
@@ -82,9 +91,7 @@ def form_forbids(
         is_completion = request.kind in PAYOUT_COMPLETIONS
         is_permitted = request.permission == Permission.CAPTURE_FROZEN
     return (
-        _account_missing(request.postings, accounts)
-        or _same_account(request.postings)
-        or _currency_mismatch(request.postings, accounts)
+        postings_forbid(request.postings, accounts)
         or _account_closed(request.postings, accounts)
         or (
             None
@@ -92,6 +99,17 @@ def form_forbids(
             else _account_frozen(request.postings, accounts)
         )
         or (None if is_completion else _payout_account_sends(request, accounts))
+    )
+
+
+def postings_forbid(
+    postings: Sequence[PostingRequest], accounts: Mapping[UUID, HasCurrency]
+) -> Problem | None:
+    """Judges what never changes: that accounts exist, differ, and share a currency."""
+    return (
+        _account_missing(postings, accounts)
+        or _same_account(postings)
+        or _currency_mismatch(postings, accounts)
     )
 
 
@@ -182,7 +200,7 @@ def range_forbids(effects: Effects, accounts: Accounts) -> Problem | None:
 
 
 def _account_missing(
-    postings: Sequence[PostingRequest], accounts: Accounts
+    postings: Sequence[PostingRequest], accounts: Mapping[UUID, HasCurrency]
 ) -> Problem | None:
     for posting in postings:
         for account_id in (posting.from_account_id, posting.to_account_id):
@@ -207,7 +225,7 @@ def _same_account(postings: Sequence[PostingRequest]) -> Problem | None:
 
 
 def _currency_mismatch(
-    postings: Sequence[PostingRequest], accounts: Accounts
+    postings: Sequence[PostingRequest], accounts: Mapping[UUID, HasCurrency]
 ) -> Problem | None:
     for posting in postings:
         source = accounts[posting.from_account_id].currency

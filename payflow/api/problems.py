@@ -134,6 +134,11 @@ PROBLEMS: dict[str, ProblemType] = {
         "The hold has ended",
         "See its `status`: it was captured or voided, and place a new one if needed.",
     ),
+    "period_not_closed": ProblemType(
+        409,
+        "The ledger is not closed that far",
+        "Nothing needs to be reopened there; `closed_before` says how far it is.",
+    ),
     "payout_in_progress": ProblemType(
         409,
         "The payout may have reached the bank",
@@ -224,6 +229,11 @@ PROBLEMS: dict[str, ProblemType] = {
         422,
         "The period of `effective_at` is closed",
         "Let it be effective after `closed_before`, or have the period reopened.",
+    ),
+    "period_not_over": ProblemType(
+        422,
+        "The period has not been over for an hour",
+        "Close it from `closable_from` on, with a new idempotency key if you use one.",
     ),
     "limit_exceeded": ProblemType(
         422,
