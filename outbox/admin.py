@@ -69,7 +69,7 @@ def task_row(task: OutboxTask) -> Sequence[Any]:
         link("outbox.outboxtask", task.id, task.ledger_id, task.get_kind_display()),
         state_badge(task),
         task.get_delivery_display() if task.kind == TaskKind.PAYOUT else short(None),
-        money(task.amount, task.currency),
+        money(task.amount, task.currency, task.ledger_id),
         short(task.destination, 40),
         task.attempt_count,
         link("ledger.transfer", task.completion_transfer_id, task.ledger_id),
@@ -275,7 +275,7 @@ class OutboxTaskAdmin(ReadOnlyModelAdmin):
     @admin.display(description="amount")
     def amount_shown(self, task: OutboxTask) -> str:
         """The payout's amount."""
-        return money(task.amount, task.currency)
+        return money(task.amount, task.currency, task.ledger_id)
 
     @admin.display(description="destination")
     def destination_short(self, task: OutboxTask) -> str:

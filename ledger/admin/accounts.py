@@ -134,49 +134,49 @@ class AccountAdmin(BooksAdmin):
     @admin.display(description="posted balance")
     def posted(self, account: Account) -> str:
         """The posted balance."""
-        return money(account.posted, account.currency)
+        return money(account.posted, account.currency, account.ledger_id)
 
     @admin.display(description="available")
     def available(self, account: Account) -> str:
         """The available balance."""
-        return money(account.available, account.currency)
+        return money(account.available, account.currency, account.ledger_id)
 
     @admin.display(description="pending in")
     def pending_in(self, account: Account) -> str:
         """What holds of others would bring."""
-        return money(account.pending_in, account.currency)
+        return money(account.pending_in, account.currency, account.ledger_id)
 
     @admin.display(description="pending out")
     def pending_out(self, account: Account) -> str:
         """What the account's own holds would take."""
-        return money(account.pending_out, account.currency)
+        return money(account.pending_out, account.currency, account.ledger_id)
 
     @admin.display(description="debits, in total")
     def total_debits(self, account: Account) -> str:
         """The sum of the account's debits."""
-        return money(account.debits_posted, account.currency)
+        return money(account.debits_posted, account.currency, account.ledger_id)
 
     @admin.display(description="credits, in total")
     def total_credits(self, account: Account) -> str:
         """The sum of the account's credits."""
-        return money(account.credits_posted, account.currency)
+        return money(account.credits_posted, account.currency, account.ledger_id)
 
     @admin.display(description="debits, pending")
     def pending_debits(self, account: Account) -> str:
         """The sum of pending debits."""
-        return money(account.debits_pending, account.currency)
+        return money(account.debits_pending, account.currency, account.ledger_id)
 
     @admin.display(description="credits, pending")
     def pending_credits(self, account: Account) -> str:
         """The sum of pending credits."""
-        return money(account.credits_pending, account.currency)
+        return money(account.credits_pending, account.currency, account.ledger_id)
 
     @admin.display(description="floor of available")
     def floor(self, account: Account) -> str:
         """The least available balance."""
         if account.min_balance is None:
             return "none"
-        return money(account.min_balance, account.currency)
+        return money(account.min_balance, account.currency, account.ledger_id)
 
     @admin.display(description="entries")
     def entries(self, account: Account) -> str:
@@ -217,7 +217,7 @@ class AccountAdmin(BooksAdmin):
                         ),
                         instant(row.created_at),
                         direction_badge(row),
-                        money(row.amount, row.currency),
+                        money(row.amount, row.currency, row.ledger_id),
                         balance_after(row),
                         link("ledger.transfer", row.transfer_id, obj.ledger_id),
                     )

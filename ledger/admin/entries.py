@@ -111,7 +111,7 @@ class EntryAdmin(BooksAdmin):
     @admin.display(description="amount")
     def amount_shown(self, entry: Entry) -> str:
         """The amount."""
-        return money(entry.amount, entry.currency)
+        return money(entry.amount, entry.currency, entry.ledger_id)
 
     @admin.display(description="balance after")
     def balance_after(self, entry: Entry) -> str:
@@ -121,9 +121,9 @@ class EntryAdmin(BooksAdmin):
     @admin.display(description="debits so far")
     def debits_so_far(self, entry: Entry) -> str:
         """The account's running total of debits."""
-        return money(entry.debits_after, entry.currency)
+        return money(entry.debits_after, entry.currency, entry.ledger_id)
 
     @admin.display(description="credits so far")
     def credits_so_far(self, entry: Entry) -> str:
         """The account's running total of credits."""
-        return money(entry.credits_after, entry.currency)
+        return money(entry.credits_after, entry.currency, entry.ledger_id)

@@ -59,7 +59,9 @@ def direction_badge(entry: Entry) -> str:
 def balance_after(entry: Entry) -> str:
     """The account's posted balance after an entry whose account has been fetched."""
     net = entry.credits_after - entry.debits_after
-    return money(-net if entry.account.is_debit_normal else net, entry.currency)
+    return money(
+        -net if entry.account.is_debit_normal else net, entry.currency, entry.ledger_id
+    )
 
 
 def by_id(row: Any) -> UUID:

@@ -125,7 +125,11 @@ class TransferAdmin(BooksAdmin, RecordedAdmin):
     def amount(self, transfer: Any) -> str:
         """The first posting's amount."""
         entry = transfer.first_posting.debit
-        return money(entry.amount, entry.currency) if entry else money(None, None)
+        return (
+            money(entry.amount, entry.currency, entry.ledger_id)
+            if entry
+            else money(None, None)
+        )
 
     @admin.display(description="from")
     def source(self, transfer: Any) -> str:
@@ -227,10 +231,10 @@ class TransferAdmin(BooksAdmin, RecordedAdmin):
                     row.posting_number,
                     account_link(row.account),
                     short(row.account.owner_name, 40),
-                    money(row.amount, row.currency)
+                    money(row.amount, row.currency, row.ledger_id)
                     if row.direction == Direction.DEBIT
                     else "",
-                    money(row.amount, row.currency)
+                    money(row.amount, row.currency, row.ledger_id)
                     if row.direction == Direction.CREDIT
                     else "",
                     balance_after(row),

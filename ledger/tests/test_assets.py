@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.urls import reverse
 
 from idempotency.models import IdempotencyKey
 from ledger.api.assets import asset_rebuild
@@ -300,3 +301,38 @@ def test_the_command_says_why_it_makes_none(committed_db, change, message):
 
     assert not Asset.objects.filter(ledger_id=ledger.id).exists()
     assert not Account.objects.filter(ledger_id=ledger.id).exists()
+
+
+# --- The back office --------------------------------------------------------------
+
+
+def test_the_back_office_shows_an_asset_s_amounts_with_its_decimals(
+    ledger, admin_client
+):
+    create(ledger, "BTC", exponent=8)
+    create(LedgerFactory(), "BTC", exponent=2)
+    source = AccountFactory(ledger=ledger, currency="BTC", balance=150_000_000)
+    target = AccountFactory(ledger=ledger, currency="BTC", payout_destination="bc1")
+    dollars = AccountFactory(ledger=ledger, balance=123_456)
+    done = move(source, target, 25_000_000)
+    assert isinstance(done, PostedTransfer)
+
+    def shown(model: str, object_id: Any = None) -> str:
+        view = "change" if object_id else "changelist"
+        url = reverse(f"admin:{model}_{view}", args=[object_id] if object_id else [])
+        response = admin_client.get(f"{url}?ledger={ledger.id}")
+        assert response.status_code == 200
+        return response.content.decode()
+
+    accounts = shown("ledger_account")
+    assert "1.25000000 BTC" in accounts
+    assert "1,234.56 USD" in accounts
+    assert "1.25000000 BTC" in shown("ledger_account", source.id)
+    assert "1,234.56 USD" in shown("ledger_account", dollars.id)
+    for page in (
+        shown("ledger_transfer"),
+        shown("ledger_transfer", done.id),
+        shown("ledger_entry"),
+        shown("outbox_outboxtask"),
+    ):
+        assert "0.25000000 BTC" in page

@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
+from django.apps import apps
 from django.contrib import admin
 from django.http import HttpRequest
 from django.urls import reverse
@@ -16,24 +19,53 @@ from django.utils.text import Truncator
 
 from payflow.admin import bounds
 from payflow.clock import format_instant
-from payflow.money import format_amount
+from payflow.money import currency_exponent, format_amount
 
 LEDGER_PARAMETER = "ledger"
 EMPTY = "–"  # noqa: RUF001 - a dash is how an empty cell looks
 
 
-def money(amount: int | None, currency: str | None) -> str:
+@lru_cache(maxsize=1_000)
+def _asset_exponent(ledger_id: UUID, code: str) -> int | None:
+    """The decimals of an asset; ``None`` for a currency of ISO 4217.
+
+    Kept for the life of the process: an asset never changes, and a code of ISO 4217
+    never becomes one.
+
+    Raises:
+        LookupError: it is neither, yet; that is not kept.
+    """
+    assets = apps.get_model("ledger", "Asset")._default_manager
+    found: int | None = (
+        assets.filter(ledger_id=ledger_id, code=code)
+        .values_list("exponent", flat=True)
+        .first()
+    )
+    if found is None and currency_exponent(code) is None:
+        raise LookupError(code)
+    return found
+
+
+def money(
+    amount: int | None, currency: str | None, ledger_id: UUID | None = None
+) -> str:
     """An amount with separators and currency, set in tabular figures.
 
     Args:
         amount: minor units; ``None`` is shown as empty.
-        currency: ISO 4217 code.
+        currency: of ISO 4217, or an asset of the ledger.
+        ledger_id: the ledger, whose assets have decimals of their own.
     """
     if amount is None or currency is None:
         return EMPTY
-    sign = "negative" if amount < 0 else "zero" if amount == 0 else "positive"
+    exponent = None
+    if ledger_id is not None:
+        with suppress(LookupError):
+            exponent = _asset_exponent(ledger_id, currency)
     return format_html(
-        '<span class="money {}">{}</span>', sign, format_amount(amount, currency)
+        '<span class="money {}">{}</span>',
+        "negative" if amount < 0 else "zero" if amount == 0 else "positive",
+        format_amount(amount, currency, exponent),
     )
 
 
