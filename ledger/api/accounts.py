@@ -1,5 +1,6 @@
 """``/v1/accounts`` and what lies under it."""
 
+from functools import partial
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -8,6 +9,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ledger.api.authentication import actor_of
+from ledger.api.finding import read_account_filters, read_entry_filters
 from ledger.api.resources import (
     account_json,
     entry_json,
@@ -15,14 +17,13 @@ from ledger.api.resources import (
     read_account_changes,
 )
 from ledger.api.views import ApiView, path_id
-from ledger.selectors.accounts import account_get, account_list
+from ledger.selectors.accounts import (
+    account_get,
+    account_get_by_reference,
+    account_list,
+)
 from ledger.selectors.entries import entry_list
 from ledger.services.accounts import account_create, account_update
-from payflow.api.pagination import (
-    page,
-    read_limit,
-    read_number_cursor,
-)
 from payflow.errors import ProblemError
 
 LOCATION = "/v1/accounts/{id}"
@@ -49,7 +50,23 @@ class AccountListView(ApiView):
 
     def get(self, request: Request) -> Response:
         """A page of accounts."""
-        return self.keyset_page(account_list, account_json, kind="accounts")
+        return self.keyset_page(
+            account_list,
+            account_json,
+            kind="accounts",
+            read_filters=read_account_filters,
+        )
+
+
+class AccountByReferenceView(ApiView):
+    """One account, by its reference."""
+
+    def get(self, request: Request, reference: str) -> Response:
+        """The account with its balance."""
+        account = account_get_by_reference(
+            ledger_id=request.user.ledger_id, reference=reference
+        )
+        return Response(account_json(account))
 
 
 class AccountView(ApiView):
@@ -90,28 +107,15 @@ class AccountEntriesView(ApiView):
 
     def get(self, request: Request, account_id: str) -> Response:
         """A page of entries, each with the balance after it."""
-        ledger_id = request.user.ledger_id
-        limit = read_limit(request.query_params)
-        before = read_number_cursor(request.query_params, kind="entries")
         account = account_get(
-            ledger_id=ledger_id, account_id=path_id(account_id, problem=_missing())
+            ledger_id=request.user.ledger_id,
+            account_id=path_id(account_id, problem=_missing()),
         )
-        rows, next_cursor = page(
-            entry_list(
-                ledger_id=ledger_id,
-                account_id=account.id,
-                limit=limit,
-                before=before,
-            ),
-            limit=limit,
+        return self.keyset_page(
+            partial(entry_list, account_id=account.id),
+            partial(entry_json, account=account),
             kind="entries",
-            key="account_version",
-        )
-        return Response(
-            {
-                "data": [entry_json(row, account=account) for row in rows],
-                "next_cursor": next_cursor,
-            }
+            read_filters=read_entry_filters,
         )
 
 

@@ -10,12 +10,19 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ledger.api.authentication import actor_of
+from ledger.api.finding import read_hold_filters
 from ledger.api.parts import read_parts
 from ledger.api.resources import read_postings, transfer_json
 from ledger.api.transfers import LOCATION as TRANSFER_LOCATION
 from ledger.api.views import ApiView, idempotency_key_of, path_id
 from ledger.models import HoldPosting
-from ledger.selectors.holds import HoldView, hold_get, hold_list, hold_missing
+from ledger.selectors.holds import (
+    HoldView,
+    hold_get,
+    hold_get_by_reference,
+    hold_list,
+    hold_missing,
+)
 from ledger.services.holds import (
     CaptureRequest,
     hold_capture,
@@ -159,7 +166,20 @@ class HoldListView(ApiView):
 
     def get(self, request: Request) -> Response:
         """A page of holds."""
-        return self.keyset_page(hold_list, hold_json, kind="holds")
+        return self.keyset_page(
+            hold_list, hold_json, kind="holds", read_filters=read_hold_filters
+        )
+
+
+class HoldByReferenceView(ApiView):
+    """One hold, by its reference."""
+
+    def get(self, request: Request, reference: str) -> Response:
+        """The hold as it stands now."""
+        view = hold_get_by_reference(
+            ledger_id=request.user.ledger_id, reference=reference
+        )
+        return Response(hold_json(view))
 
 
 class _HoldView(ApiView):

@@ -8,9 +8,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ledger.api.authentication import actor_of
+from ledger.api.finding import read_transfer_filters
 from ledger.api.resources import read_transfer, transfer_json
 from ledger.api.views import ApiView, idempotency_key_of, path_id, render_resource
-from ledger.selectors.transfers import transfer_get, transfer_list
+from ledger.selectors.transfers import (
+    transfer_get,
+    transfer_get_by_reference,
+    transfer_list,
+)
 from ledger.services.transfers import transfer_post
 from ledger.types import PostedTransfer
 from payflow.clock import now
@@ -46,7 +51,12 @@ class TransferListView(ApiView):
 
     def get(self, request: Request) -> Response:
         """A page of transfers."""
-        return self.keyset_page(transfer_list, transfer_json, kind="transfers")
+        return self.keyset_page(
+            transfer_list,
+            transfer_json,
+            kind="transfers",
+            read_filters=read_transfer_filters,
+        )
 
 
 class TransferSeedView(ApiView):
@@ -67,6 +77,17 @@ class TransferView(ApiView):
         transfer = transfer_get(
             ledger_id=request.user.ledger_id,
             transfer_id=path_id(transfer_id, problem=missing),
+        )
+        return Response(transfer_json(transfer))
+
+
+class TransferByReferenceView(ApiView):
+    """One transfer, by its reference."""
+
+    def get(self, request: Request, reference: str) -> Response:
+        """The transfer, with its postings and the balances that it left."""
+        transfer = transfer_get_by_reference(
+            ledger_id=request.user.ledger_id, reference=reference
         )
         return Response(transfer_json(transfer))
 

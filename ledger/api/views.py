@@ -8,12 +8,8 @@ from django.http import HttpRequest, HttpResponse
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from payflow.api.pagination import (
-    page,
-    read_id_cursor,
-    read_limit,
-    read_text_filter,
-)
+from ledger.selectors.finding import FoundPage
+from payflow.api.filters import ListQuery
 from payflow.api.parsing import (
     DEFAULT_BODY_LIMIT,
     request_json,
@@ -112,33 +108,34 @@ class ApiView(APIView):
 
     def keyset_page(
         self,
-        rows_of: Callable[..., list[Any]],
+        rows_of: Callable[..., FoundPage[Any]],
         resource: Callable[[Any], dict[str, Any]],
         *,
         kind: str,
+        read_filters: Callable[[ListQuery], Any],
     ) -> Response:
-        """A page of a list that is ordered by id, newest first.
+        """A page of a list, newest first, with the filters that the query names.
 
         Args:
             rows_of: the selector.
             resource: a row's JSON.
             kind: the list's name, for its cursors.
+            read_filters: reads the list's filters, which say what orders it.
         """
-        query = self.request.query_params
-        limit = read_limit(query)
-        rows, next_cursor = page(
-            rows_of(
-                ledger_id=self.request.user.ledger_id,
-                limit=limit,
-                before=read_id_cursor(query, kind=kind),
-                reference=read_text_filter(query, "reference"),
-            ),
-            limit=limit,
-            kind=kind,
-            key="id",
+        query = ListQuery(self.request.query_params, kind=kind)
+        filters = read_filters(query)
+        query.finish()
+        rows = rows_of(
+            ledger_id=self.request.user.ledger_id,
+            limit=query.limit,
+            before=query.last_seen(filters.key_type),
+            filters=filters,
         )
         return Response(
-            {"data": [resource(row) for row in rows], "next_cursor": next_cursor}
+            {
+                "data": [resource(row) for row in rows],
+                "next_cursor": query.next_cursor(rows.after),
+            }
         )
 
 

@@ -1,8 +1,24 @@
 """Reading accounts of one ledger."""
 
+from dataclasses import dataclass
+from typing import Any, ClassVar
 from uuid import UUID
 
-from ledger.models import Account
+from ledger.models import Account, Change
+from ledger.selectors.finding import (
+    ANY_TIME,
+    EQUAL_PROBE,
+    FoundPage,
+    Key,
+    Metadata,
+    Range,
+    equal_conditions,
+    find,
+    metadata_parts,
+    prefix_parts,
+    range_conditions,
+    search_by_id,
+)
 from ledger.selectors.holds import without_lapsed
 from payflow.errors import ProblemError
 
@@ -15,31 +31,137 @@ def account_get(*, ledger_id: UUID, account_id: UUID) -> Account:
     """
     account = Account.objects.filter(ledger_id=ledger_id, id=account_id).first()
     if account is None:
+        raise account_missing(account_id)
+    without_lapsed(ledger_id=ledger_id, accounts=[account])
+    return account
+
+
+def account_missing(account_id: object) -> ProblemError:
+    """The problem of an account that this ledger does not have."""
+    return ProblemError(
+        "account_not_found",
+        f"There is no account {account_id} in this ledger.",
+        account_id=str(account_id),
+    )
+
+
+def account_get_by_reference(*, ledger_id: UUID, reference: str) -> Account:
+    """The account with this reference.
+
+    Raises:
+        ProblemError: ``account_not_found``.
+    """
+    account = Account.objects.filter(ledger_id=ledger_id, reference=reference).first()
+    if account is None:
         raise ProblemError(
             "account_not_found",
-            f"There is no account {account_id} in this ledger.",
-            account_id=str(account_id),
+            f"There is no account with the reference {reference!r} in this ledger.",
+            reference=reference,
         )
     without_lapsed(ledger_id=ledger_id, accounts=[account])
     return account
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountFilters:
+    """Which accounts are looked for; ``None`` means any. See ``docs/finding.md``."""
+
+    key_type: ClassVar[type[UUID]] = UUID
+
+    reference: str | None = None
+    reference_prefix: str | None = None
+    owner_name_prefix: str | None = None
+    kind: str | None = None
+    currency: str | None = None
+    status: str | None = None
+    code: str | None = None
+    created: Range = ANY_TIME
+    metadata: Metadata = ()
+
+
 def account_list(
-    *, ledger_id: UUID, limit: int, before: UUID | None, reference: str | None = None
-) -> list[Account]:
-    """Accounts, newest first, ``limit + 1`` of them so that the caller sees the end.
+    *,
+    ledger_id: UUID,
+    limit: int,
+    before: Key | None,
+    filters: AccountFilters = AccountFilters(),
+) -> FoundPage[Account]:
+    """A page of accounts, newest first.
 
     Args:
         ledger_id: the ledger.
         limit: the page size.
-        before: only accounts with a smaller id: the last one of the page before.
-        reference: only the account with this reference.
+        before: the last id that the page before looked at.
+        filters: which ones.
     """
-    rows = Account.objects.filter(ledger_id=ledger_id).order_by("-id")
+    parameters: dict[str, Any] = {}
+    conditions = [
+        *equal_conditions(
+            {
+                "reference": filters.reference,
+                "kind": filters.kind,
+                "currency": filters.currency,
+                "status": filters.status,
+                "code": filters.code,
+            },
+            parameters,
+        ),
+        *range_conditions("r.created_at", "created", filters.created, parameters),
+    ]
+    quick: list[str] = []
+    slow: list[str] = []
+    if filters.reference is not None:
+        quick.append(EQUAL_PROBE.format(table=_TABLE, column="reference"))
+    if filters.owner_name_prefix is not None:
+        parameters["owner_name_prefix"] = filters.owner_name_prefix
+        conditions.append("r.owner_name ^@ %(owner_name_prefix)s")
+        slow.append(_OWNER_NAME_PROBE)
+    for found, probes in (
+        prefix_parts(_TABLE, filters.reference_prefix, parameters),
+        metadata_parts(_TABLE, filters.metadata, parameters),
+    ):
+        conditions += found
+        slow += probes
+    keys, after = find(
+        search_by_id(
+            table=_TABLE,
+            ledger_id=ledger_id,
+            before=before,
+            conditions=conditions,
+            parameters=parameters,
+            quick_probes=quick,
+            slow_probes=slow,
+        ),
+        limit=limit,
+    )
+    accounts = list(
+        Account.objects.filter(ledger_id=ledger_id, id__in=keys).order_by("-id")
+    )
+    without_lapsed(ledger_id=ledger_id, accounts=accounts)
+    return FoundPage(accounts, after=after)
+
+
+_TABLE = "ledger_account"
+# In the index's order, so that PostgreSQL has nothing cheaper than the index.
+_OWNER_NAME_PROBE = """
+    SELECT r.id FROM ledger_account r
+    WHERE r.ledger_id = %(ledger_id)s AND r.owner_name ^@ %(owner_name_prefix)s
+        AND r.owner_name <> ''
+    ORDER BY r.owner_name USING ~<~
+"""
+
+
+def account_changes(
+    *, ledger_id: UUID, account_id: UUID, limit: int, before: UUID | None
+) -> list[Change]:
+    """An account's history, newest first, ``limit + 1`` rows of it.
+
+    Args:
+        ledger_id, account_id: the account.
+        limit: the page size.
+        before: only changes with a smaller id: the last one of the page before.
+    """
+    rows = Change.objects.filter(ledger_id=ledger_id, account_id=account_id)
     if before is not None:
         rows = rows.filter(id__lt=before)
-    if reference is not None:
-        rows = rows.filter(reference=reference)
-    accounts = list(rows[: limit + 1])
-    without_lapsed(ledger_id=ledger_id, accounts=accounts)
-    return accounts
+    return list(rows.order_by("-id")[: limit + 1])

@@ -1,22 +1,52 @@
 """Reading holds of one ledger, and what lapsed ones still seem to reserve."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 from uuid import UUID
 
+from django.db import connection
 from django.db.models import BooleanField, ExpressionWrapper, F, Q, QuerySet, Sum
 from django.db.models.functions import Least, Now
 from django.db.models.lookups import LessThan
 
 from ledger.enums import HoldStatus
 from ledger.models import Account, Hold, HoldPosting
+from ledger.selectors.finding import (
+    ANY_TIME,
+    EQUAL_PROBE,
+    FoundPage,
+    Key,
+    Metadata,
+    Range,
+    equal_conditions,
+    find,
+    metadata_parts,
+    prefix_parts,
+    range_conditions,
+    search_by_id,
+)
 from payflow.errors import ProblemError
 
 # PostgreSQL's clock decides whether a hold has lapsed, and nobody else's.
 _HAS_LAPSED = Q(expires_at__lte=Now())
 #: Postings that still hold something, in the words of the index on them.
 IS_OPEN = LessThan(Least("captured", "amount") + F("released"), F("amount"))
+
+# From one ledger to the next by index, however many holds each has.
+_LEDGERS = """
+WITH RECURSIVE found (ledger_id, expires_at) AS (
+    (SELECT ledger_id, expires_at FROM ledger_hold
+     WHERE status = 'active' ORDER BY ledger_id, expires_at LIMIT 1)
+    UNION ALL
+    SELECT n.ledger_id, n.expires_at FROM found f CROSS JOIN LATERAL (
+        SELECT h.ledger_id, h.expires_at FROM ledger_hold h
+        WHERE h.status = 'active' AND h.ledger_id > f.ledger_id
+        ORDER BY h.ledger_id, h.expires_at LIMIT 1) n
+)
+SELECT ledger_id FROM found WHERE expires_at <= statement_timestamp()
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +101,136 @@ def hold_missing(hold_id: object) -> ProblemError:
     )
 
 
+def hold_get_by_reference(*, ledger_id: UUID, reference: str) -> HoldView:
+    """The hold with this reference.
+
+    Raises:
+        ProblemError: ``hold_not_found``.
+    """
+    found = holds_with_postings(
+        ledger_id=ledger_id,
+        holds=Hold.objects.filter(ledger_id=ledger_id, reference=reference),
+    )
+    if not found:
+        raise ProblemError(
+            "hold_not_found",
+            f"There is no hold with the reference {reference!r} in this ledger.",
+            reference=reference,
+        )
+    return found[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldFilters:
+    """Which holds are looked for; ``None`` means any. See ``docs/finding.md``.
+
+    ``status`` is a ``HoldStatus`` by PostgreSQL's clock: one that has lapsed is
+    expired, swept or not.
+    """
+
+    key_type: ClassVar[type[UUID]] = UUID
+
+    reference: str | None = None
+    reference_prefix: str | None = None
+    status: str | None = None
+    account_id: UUID | None = None
+    created: Range = ANY_TIME
+    expires: Range = ANY_TIME
+    metadata: Metadata = ()
+
+
 def hold_list(
-    *, ledger_id: UUID, limit: int, before: UUID | None, reference: str | None = None
-) -> list[HoldView]:
-    """Holds, newest first, ``limit + 1`` of them, in two statements.
+    *,
+    ledger_id: UUID,
+    limit: int,
+    before: Key | None,
+    filters: HoldFilters = HoldFilters(),
+) -> FoundPage[HoldView]:
+    """A page of holds, newest first.
 
     Args:
         ledger_id: the ledger.
         limit: the page size.
-        before: only holds with a smaller id: the last one of the page before.
-        reference: only the hold with this reference.
+        before: the last id that the page before looked at.
+        filters: which ones.
     """
-    rows = Hold.objects.filter(ledger_id=ledger_id).order_by("-id")
-    if before is not None:
-        rows = rows.filter(id__lt=before)
-    if reference is not None:
-        rows = rows.filter(reference=reference)
-    return holds_with_postings(ledger_id=ledger_id, holds=rows[: limit + 1])
+    parameters: dict[str, Any] = {}
+    conditions = [
+        *equal_conditions({"reference": filters.reference}, parameters),
+        *range_conditions("r.created_at", "created", filters.created, parameters),
+        *range_conditions("r.expires_at", "expires", filters.expires, parameters),
+    ]
+    quick: list[str] = []
+    slow: list[str] = []
+    if filters.reference is not None:
+        quick.append(EQUAL_PROBE.format(table=_TABLE, column="reference"))
+    if filters.status is not None:
+        parameters["status"] = filters.status
+        conditions.append(_STATUS_TESTS.get(filters.status, "r.status = %(status)s"))
+    if filters.account_id is not None:
+        parameters["account_id"] = filters.account_id
+        conditions.append(_OF_ACCOUNT)
+        if filters.status == HoldStatus.ACTIVE:
+            quick.append(_OPEN_OF_ACCOUNT)
+    elif filters.status == HoldStatus.ACTIVE:
+        slow.append(_ACTIVE)
+    for found, probes in (
+        prefix_parts(_TABLE, filters.reference_prefix, parameters),
+        metadata_parts(_TABLE, filters.metadata, parameters),
+    ):
+        conditions += found
+        slow += probes
+    keys, after = find(
+        search_by_id(
+            table=_TABLE,
+            ledger_id=ledger_id,
+            before=before,
+            conditions=conditions,
+            parameters=parameters,
+            id_range=filters.created,
+            quick_probes=quick,
+            slow_probes=slow,
+        ),
+        limit=limit,
+    )
+    holds = Hold.objects.filter(ledger_id=ledger_id, id__in=keys).order_by("-id")
+    return FoundPage(holds_with_postings(ledger_id=ledger_id, holds=holds), after=after)
+
+
+_TABLE = "ledger_hold"
+_STATUS_TESTS: Mapping[str, str] = {
+    HoldStatus.ACTIVE: "r.status = 'active' AND r.expires_at > statement_timestamp()",
+    HoldStatus.EXPIRED: "(r.status = 'expired' OR (r.status = 'active'"
+    " AND r.expires_at <= statement_timestamp()))",
+}
+_OF_ACCOUNT = """
+EXISTS (SELECT FROM ledger_hold_posting p
+    WHERE p.ledger_id = %(ledger_id)s AND p.hold_id = r.id
+        AND (p.from_account_id IS NOT DISTINCT FROM %(account_id)s
+            OR p.to_account_id IS NOT DISTINCT FROM %(account_id)s) OFFSET 0)
+"""
+# In the indexes' order, so that PostgreSQL has nothing cheaper than the indexes.
+_ACTIVE = """
+    SELECT h.id FROM ledger_hold h
+    WHERE h.ledger_id = %(ledger_id)s AND h.status = 'active'
+        AND h.expires_at > statement_timestamp()
+    ORDER BY h.expires_at
+"""
+_OPEN_OF_ACCOUNT = """
+    SELECT h.id FROM (
+        (SELECT p.hold_id AS id FROM ledger_hold_posting p
+        WHERE p.ledger_id = %(ledger_id)s AND p.from_account_id = %(account_id)s
+            AND least(p.captured, p.amount) + p.released < p.amount
+            AND p.expires_at > statement_timestamp()
+        ORDER BY p.expires_at LIMIT %(scan_rows)s + 1)
+        UNION ALL
+        (SELECT p.hold_id FROM ledger_hold_posting p
+        WHERE p.ledger_id = %(ledger_id)s AND p.to_account_id = %(account_id)s
+            AND least(p.captured, p.amount) + p.released < p.amount
+            AND p.expires_at > statement_timestamp()
+        ORDER BY p.expires_at LIMIT %(scan_rows)s + 1)
+    ) h
+"""
 
 
 def holds_with_postings(*, ledger_id: UUID, holds: QuerySet[Hold]) -> list[HoldView]:
@@ -134,6 +277,13 @@ def without_lapsed(*, ledger_id: UUID, accounts: Sequence[Account]) -> None:
         for row in sums.values_list(column, "total"):
             account = pending[row[0]]
             setattr(account, counter, getattr(account, counter) - int(row[1]))
+
+
+def ledgers_with_lapsed_holds() -> list[UUID]:
+    """The ids of the ledgers that have holds for a sweep."""
+    with connection.cursor() as cursor:
+        cursor.execute(_LEDGERS)
+        return [ledger_id for (ledger_id,) in cursor.fetchall()]
 
 
 def lapsed_holds(*, ledger_id: UUID, limit: int) -> list[tuple[UUID, list[UUID]]]:

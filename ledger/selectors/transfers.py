@@ -2,10 +2,31 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from ledger.enums import REVERSIBLE_KINDS, AccountKind, Direction
 from ledger.models import Account, Entry, ReversalTotal, Transfer
+from ledger.selectors.finding import (
+    ANY_TIME,
+    EQUAL_PROBE,
+    FoundPage,
+    Key,
+    Metadata,
+    Range,
+    Search,
+    amount_conditions,
+    equal_conditions,
+    find,
+    max_of,
+    metadata_parts,
+    prefix_parts,
+    range_conditions,
+    row_of,
+    search_by_id,
+    version_conditions,
+)
 from ledger.types import BalanceAfter, PostedTransfer, Posting
 from payflow.errors import ProblemError
 
@@ -31,23 +52,192 @@ def transfer_missing(transfer_id: object) -> ProblemError:
     )
 
 
+def transfer_get_by_reference(*, ledger_id: UUID, reference: str) -> PostedTransfer:
+    """The transfer with this reference.
+
+    Raises:
+        ProblemError: ``transfer_not_found``.
+    """
+    row = Transfer.objects.filter(ledger_id=ledger_id, reference=reference).first()
+    if row is None:
+        raise ProblemError(
+            "transfer_not_found",
+            f"There is no transfer with the reference {reference!r} in this ledger.",
+            reference=reference,
+        )
+    return transfers_with_postings(ledger_id=ledger_id, rows=[row])[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferFilters:
+    """Which transfers are looked for; ``None`` means any. See ``docs/finding.md``.
+
+    One posting must meet ``account_id``, ``currency`` and ``amounts`` (the least and
+    the greatest, in minor units) together.
+    """
+
+    reference: str | None = None
+    reference_prefix: str | None = None
+    kind: str | None = None
+    account_id: UUID | None = None
+    currency: str | None = None
+    amounts: tuple[int | None, int | None] = (None, None)
+    created: Range = ANY_TIME
+    effective: Range = ANY_TIME
+    reverses_transfer_id: UUID | None = None
+    hold_id: UUID | None = None
+    metadata: Metadata = ()
+
+    @property
+    def key_type(self) -> type[UUID] | type[int]:
+        """An account's transfers are ordered by its versions, all others by id."""
+        return UUID if self.account_id is None else int
+
+
 def transfer_list(
-    *, ledger_id: UUID, limit: int, before: UUID | None, reference: str | None = None
-) -> list[PostedTransfer]:
-    """Transfers, newest first, ``limit + 1`` of them, in four statements.
+    *,
+    ledger_id: UUID,
+    limit: int,
+    before: Key | None,
+    filters: TransferFilters = TransferFilters(),
+) -> FoundPage[PostedTransfer]:
+    """A page of transfers, newest first.
 
     Args:
         ledger_id: the ledger.
         limit: the page size.
-        before: only transfers with a smaller id: the last one of the page before.
-        reference: only the transfer with this reference.
+        before: the key of the last one that the page before looked at: its id, or the
+            account's version if they are an account's transfers.
+        filters: which ones.
     """
-    rows = Transfer.objects.filter(ledger_id=ledger_id).order_by("-id")
+    search = _search(ledger_id=ledger_id, before=before, filters=filters)
+    keys, after = find(search, limit=limit)
+    ids: Sequence[UUID] = keys
+    if filters.account_id is not None:
+        by_version = dict(
+            Entry.objects.filter(
+                ledger_id=ledger_id,
+                account_id=filters.account_id,
+                account_version__in=keys,
+            ).values_list("account_version", "transfer_id")
+        )
+        ids = [by_version[version] for version in keys]
+    rows = {
+        row.id: row for row in Transfer.objects.filter(ledger_id=ledger_id, id__in=ids)
+    }
+    transfers = transfers_with_postings(
+        ledger_id=ledger_id, rows=[rows[transfer_id] for transfer_id in ids]
+    )
+    return FoundPage(transfers, after=after)
+
+
+def _search(*, ledger_id: UUID, before: Key | None, filters: TransferFilters) -> Search:
+    parameters: dict[str, Any] = {"ledger_id": ledger_id, "before": before}
+    columns = {
+        "reference": filters.reference,
+        "kind": filters.kind,
+        "reverses_transfer_id": filters.reverses_transfer_id,
+        "hold_id": filters.hold_id,
+    }
+    conditions = [
+        *equal_conditions(columns, parameters),
+        *range_conditions("r.created_at", "created", filters.created, parameters),
+        *range_conditions("r.effective_at", "effective", filters.effective, parameters),
+        *_posting_conditions(filters, parameters),
+    ]
+    quick = [
+        EQUAL_PROBE.format(table=_TABLE, column=column)
+        for column in ("reference", "reverses_transfer_id", "hold_id")
+        if columns[column] is not None
+    ]
+    slow: list[str] = []
+    for found, probes in (
+        prefix_parts(_TABLE, filters.reference_prefix, parameters),
+        metadata_parts(_TABLE, filters.metadata, parameters),
+    ):
+        conditions += found
+        slow += probes
+    # Nothing is effective after it was recorded.
+    recorded = (max_of(filters.created[0], filters.effective[0]), filters.created[1])
+    if filters.account_id is None:
+        return search_by_id(
+            table=_TABLE,
+            ledger_id=ledger_id,
+            before=before,
+            conditions=conditions,
+            parameters=parameters,
+            id_range=recorded,
+            quick_probes=quick,
+            slow_probes=slow,
+        )
+    parameters["account_id"] = filters.account_id
+    versions = version_conditions(
+        before=before, recorded=recorded, parameters=parameters
+    )
+    heads = ["w.above IS DISTINCT FROM w.transfer_id"]
     if before is not None:
-        rows = rows.filter(id__lt=before)
-    if reference is not None:
-        rows = rows.filter(reference=reference)
-    return transfers_with_postings(ledger_id=ledger_id, rows=list(rows[: limit + 1]))
+        heads.append("w.account_version < %(before)s")
+    return Search(
+        walked=f"FROM ledger_entry w WHERE {' AND '.join(versions)}",
+        key="account_version",
+        candidates=_ACCOUNT_CANDIDATES.replace("{heads}", " AND ".join(heads))
+        + row_of("w.transfer_id", table=_TABLE),
+        candidate_key="w.account_version",
+        conditions=conditions,
+        probed=row_of("p.id", table=_TABLE) + _ACCOUNT_VERSION,
+        probed_key="v.version",
+        quick_probes=quick,
+        slow_probes=slow,
+        parameters=parameters,
+    )
+
+
+def _posting_conditions(
+    filters: TransferFilters, parameters: dict[str, Any]
+) -> list[str]:
+    tests = amount_conditions(filters.amounts, parameters, of="e")
+    if filters.currency is not None:
+        parameters["currency"] = filters.currency
+        tests.append("e.currency = %(currency)s")
+    if not tests:
+        return []
+    if filters.account_id is None:
+        # Both sides of a posting have its amount and currency.
+        tests.append("e.direction = 'debit'")
+    else:
+        tests.append(_OF_ACCOUNT)
+    return [
+        "EXISTS (SELECT FROM ledger_entry e WHERE e.ledger_id = %(ledger_id)s"
+        f" AND e.transfer_id = r.id AND {' AND '.join(tests)} OFFSET 0)"
+    ]
+
+
+_TABLE = "ledger_transfer"
+
+# Not an equality, which would let PostgreSQL search a transfer's few entries among all
+# entries of the account.
+_OF_ACCOUNT = "e.account_id IS NOT DISTINCT FROM %(account_id)s"
+
+# Note on an account's transfers. A transfer has as many entries on an account as it has
+# postings there, one after the other: the engine numbers a transfer's entries before it
+# turns to the next one. The first of them in descending order stands for the transfer:
+# the one whose neighbour above belongs to another. So that it is known at the beginning
+# of a page, too, the walk begins with the entry that the page before looked at last.
+_ACCOUNT_CANDIDATES = """(
+    SELECT w.account_version, w.transfer_id FROM (
+        SELECT w.account_version, w.transfer_id,
+            lag(w.transfer_id) OVER (ORDER BY w.account_version DESC) AS above
+        FROM {walked} w) w
+    WHERE {heads} OFFSET 0) w
+"""
+
+_ACCOUNT_VERSION = """
+CROSS JOIN LATERAL (
+    SELECT max(e.account_version) AS version FROM ledger_entry e
+    WHERE e.ledger_id = %(ledger_id)s AND e.transfer_id = r.id
+        AND e.account_id IS NOT DISTINCT FROM %(account_id)s
+    HAVING count(*) > 0) v
+"""
 
 
 def transfers_with_postings(

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
@@ -14,12 +13,13 @@ from payflow.ids import parse_id
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
 _MAX_DIGITS = 18
-#: Ours are shorter; nesting needs no more than length to exhaust a JSON parser.
-_MAX_CURSOR = 200
 
 
-def _bad_cursor() -> ProblemError:
-    return ProblemError("invalid_cursor", "The cursor does not belong to this list.")
+def bad_cursor(
+    detail: str = "The cursor does not belong to this list.",
+) -> ProblemError:
+    """The problem of a cursor that cannot be followed."""
+    return ProblemError("invalid_cursor", detail)
 
 
 def read_limit(query: Mapping[str, str]) -> int:
@@ -39,6 +39,58 @@ def read_limit(query: Mapping[str, str]) -> int:
     return int(text)
 
 
+def write_cursor(*, kind: str, key: object, filters: str = "") -> str:
+    """The cursor of what comes after a row.
+
+    Args:
+        kind: the list's name, so that no other list takes the cursor.
+        key: the value of the row by which the list is ordered.
+        filters: the list's filters as a query string; a cursor keeps them.
+    """
+    raw = f"{kind}\n{key}\n{filters}".encode()
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def parse_cursor(text: str, *, kind: str) -> tuple[str, str]:
+    """The key and the filters that :func:`write_cursor` put into a cursor.
+
+    Raises:
+        ProblemError: ``invalid_cursor``.
+    """
+    try:
+        padded = text + "=" * (-len(text) % 4)
+        raw = base64.urlsafe_b64decode(padded.encode("ascii")).decode()
+        name, key, filters = raw.split("\n")
+    except (ValueError, binascii.Error):
+        raise bad_cursor() from None
+    if name != kind:
+        raise bad_cursor()
+    return key, filters
+
+
+def parse_id_key(key: str) -> UUID:
+    """The id that a cursor's key spells.
+
+    Raises:
+        ProblemError: ``invalid_cursor``.
+    """
+    value = parse_id(key)
+    if value is None:
+        raise bad_cursor()
+    return value
+
+
+def parse_number_key(key: str) -> int:
+    """The positive number that a cursor's key spells.
+
+    Raises:
+        ProblemError: ``invalid_cursor``.
+    """
+    if not (key.isascii() and key.isdigit() and len(key) <= _MAX_DIGITS):
+        raise bad_cursor()
+    return int(key)
+
+
 def read_cursor(query: Mapping[str, str], *, kind: str) -> str | None:
     """The key of the last row seen, from ``?cursor=``, or ``None`` on the first page.
 
@@ -50,18 +102,7 @@ def read_cursor(query: Mapping[str, str], *, kind: str) -> str | None:
         ProblemError: ``invalid_cursor``.
     """
     text = query.get("cursor")
-    if text is None:
-        return None
-    if len(text) > _MAX_CURSOR:
-        raise _bad_cursor()
-    try:
-        padded = text + "=" * (-len(text) % 4)
-        name, value = json.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
-    except (ValueError, TypeError, binascii.Error, RecursionError):
-        name, value = None, None
-    if name != kind or not isinstance(value, str):
-        raise _bad_cursor()
-    return value
+    return None if text is None else parse_cursor(text, kind=kind)[0]
 
 
 def read_id_cursor(query: Mapping[str, str], *, kind: str) -> UUID | None:
@@ -70,13 +111,8 @@ def read_id_cursor(query: Mapping[str, str], *, kind: str) -> UUID | None:
     Raises:
         ProblemError: ``invalid_cursor``.
     """
-    text = read_cursor(query, kind=kind)
-    if text is None:
-        return None
-    value = parse_id(text)
-    if value is None:
-        raise _bad_cursor()
-    return value
+    key = read_cursor(query, kind=kind)
+    return None if key is None else parse_id_key(key)
 
 
 def read_number_cursor(query: Mapping[str, str], *, kind: str) -> int | None:
@@ -85,24 +121,8 @@ def read_number_cursor(query: Mapping[str, str], *, kind: str) -> int | None:
     Raises:
         ProblemError: ``invalid_cursor``.
     """
-    text = read_cursor(query, kind=kind)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
-        raise _bad_cursor()
-    return int(text)
-
-
-def read_text_filter(query: Mapping[str, str], name: str) -> str | None:
-    """The value of a filter on a text column, or ``None``.
-
-    Raises:
-        ProblemError: ``invalid_request`` for a text that no column can hold.
-    """
-    text = query.get(name)
-    if text is not None and "\x00" in text:
-        raise shape_errors([(name, "null_character", "U+0000 cannot be stored.")])
-    return text
+    key = read_cursor(query, kind=kind)
+    return None if key is None else parse_number_key(key)
 
 
 def page(
@@ -122,5 +142,4 @@ def page(
     if len(rows) <= limit:
         return rows, None
     rows = rows[:limit]
-    raw = json.dumps([kind, str(getattr(rows[-1], key))]).encode()
-    return rows, base64.urlsafe_b64encode(raw).decode().rstrip("=")
+    return rows, write_cursor(kind=kind, key=getattr(rows[-1], key))

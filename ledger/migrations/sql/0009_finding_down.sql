@@ -1,1 +1,2 @@
+DROP FUNCTION ledger_ids_by_metadata;
 DROP INDEX account_metadata, transfer_metadata, hold_metadata, scheduled_metadata;

@@ -1,0 +1,15 @@
+"""What may stand in the API's paths."""
+
+
+class AnyTextConverter:
+    """The rest of a path, whatever characters it has, slashes and line breaks too."""
+
+    regex = r"[\s\S]+"
+
+    def to_python(self, value: str) -> str:
+        """The text itself; Django has decoded it."""
+        return value
+
+    def to_url(self, value: str) -> str:
+        """The text itself; Django encodes it."""
+        return value
