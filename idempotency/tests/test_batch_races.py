@@ -174,6 +174,46 @@ def test_a_key_that_is_taken_while_the_batch_posts_rolls_it_back(
     assert audit_run(ledger_slug=shop.ledger.slug).is_sound
 
 
+def test_batches_with_the_same_keys_in_opposite_order_do_not_deadlock(
+    shop, key, monkeypatch, caplog
+):
+    with transaction_owner():
+        pair = (
+            AccountFactory(ledger=shop.ledger, balance=100_000),
+            AccountFactory(ledger=shop.ledger),
+        )
+    other = {"from_account_id": str(pair[0].id), "to_account_id": str(pair[1].id)}
+    keys = [f"{key}-{n}" for n in range(400)]
+    store = BatchClaim.store
+    barrier = threading.Barrier(2)
+    arrived: set[int] = set()
+
+    def meet_and_store(claim: BatchClaim, rendered: Any) -> None:
+        if threading.get_ident() not in arrived:
+            arrived.add(threading.get_ident())
+            barrier.wait(30)
+        store(claim, rendered)
+
+    def send(name: str, body: list[dict[str, Any]]) -> Any:
+        try:
+            return call(shop, BATCH, {"transfers": body, "atomic": False}, name)
+        finally:
+            connections.close_all()
+
+    monkeypatch.setattr(BatchClaim, "store", meet_and_store)
+    with ThreadPoolExecutor(2) as pool:
+        ours = pool.submit(send, f"{key}-a", items(shop, keys))
+        theirs = [shop.body(idempotency_key=name, **other) for name in keys[::-1]]
+        answers = [ours.result, pool.submit(send, f"{key}-b", theirs).result]
+        statuses = [
+            {item["status"] for item in answer().json()["data"]} for answer in answers
+        ]
+
+    assert sorted(statuses, key=min) == [{201}, {422}]
+    assert "transaction_conflict_retried" not in caplog.text
+    assert sorted([shop.moved(), fresh(pair[1]).posted]) == [0, 40_000]
+
+
 def test_whoever_loses_every_time_is_told_to_wait(shop, key, monkeypatch):
     with transaction_owner():
         other: Account = AccountFactory(ledger=shop.ledger, balance=50)
