@@ -2,7 +2,7 @@
 
 Both sides meet in the accounts ``system:fx:<currency>``, so that each currency balances
 by itself. Such an account is equity without a floor: its balance is the position that
-the exchanges left in that currency (``docs/adr/0014``).
+the exchanges left in that currency (``docs/adr/0016``).
 """
 
 from collections.abc import Mapping

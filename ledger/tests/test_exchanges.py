@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ledger.api.transfers import transfer_rebuild
 from ledger.audit import audit_run
-from ledger.enums import AccountStatus, ReversalReason
+from ledger.enums import AccountStatus, Permission, ReversalReason
 from ledger.models import Account, Ledger, Transfer
 from ledger.selectors.transfers import transfer_get
 from ledger.services.accounts import system_account_id
@@ -24,6 +24,7 @@ from ledger.services.reversals import ReversalRequest, transfer_reverse
 from ledger.tests.factories import ACTOR, AccountFactory, LedgerFactory, fresh, move
 from ledger.tests.test_api import Api, field_codes, problem
 from ledger.types import PostedTransfer
+from payflow.actors import Actor
 from payflow.clock import now
 from payflow.errors import Problem
 from payflow.ids import new_id
@@ -332,11 +333,14 @@ def test_a_refusal_before_the_fx_accounts_are_needed_makes_none():
 # --- Reversals --------------------------------------------------------------------
 
 
+BOSS = Actor("boss", permissions=frozenset({Permission.FORCE_REVERSAL}))
+
+
 def reverse(transfer: PostedTransfer, **fields: Any) -> Outcome:
     return transfer_reverse(
         ledger_id=transfer.ledger_id,
         request=ReversalRequest(transfer.id, ReversalReason.ERROR, **fields),
-        actor=ACTOR,
+        actor=BOSS,
         now=now(),
     )
 
@@ -362,7 +366,7 @@ def test_a_reversal_moves_both_currencies_back():
     assert audit_run(ledger_slug=euros.ledger.slug).is_sound
 
 
-def test_what_was_bought_and_spent_cannot_be_reversed():
+def test_what_was_bought_and_spent_is_reversed_by_force_only():
     euros, dollars = pair()
     done = exchange(euros, dollars, 10_000, "1.0825")
     assert isinstance(done, PostedTransfer)
@@ -370,6 +374,29 @@ def test_what_was_bought_and_spent_cannot_be_reversed():
 
     assert code(reverse(done)) == "insufficient_funds"
     assert (fresh(euros).posted, fresh(dollars).posted) == (90_000, 10_824)
+
+    forced = reverse(done, is_forced=True)
+
+    assert isinstance(forced, PostedTransfer)
+    assert (fresh(euros).posted, fresh(dollars).posted) == (100_000, 0)
+    owed = Account.objects.get(
+        ledger_id=euros.ledger_id, reference="system:receivables:USD"
+    )
+    assert owed.posted == 1
+    assert (fx_position(euros.ledger, "EUR"), fx_position(euros.ledger, "USD")) == (
+        0,
+        0,
+    )
+    assert audit_run(ledger_slug=euros.ledger.slug).is_sound
+
+
+@pytest.mark.parametrize("parts", [{1: 10_000}, {2: 10_825}, {1: 5_000, 2: 5_412}])
+def test_an_exchange_is_not_reversed_in_part(parts):
+    euros, dollars = pair()
+    done = exchange(euros, dollars, 10_000, "1.0825")
+    assert isinstance(done, PostedTransfer)
+
+    assert code(reverse(done, parts=parts)) == "exchange_reversed_whole"
 
 
 # --- The API ----------------------------------------------------------------------

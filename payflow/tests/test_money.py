@@ -1,8 +1,10 @@
 """Currencies, texts of amounts and rates, splitting and converting."""
 
+import doctest
 from datetime import date
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import iso4217
 import pytest
@@ -289,3 +291,12 @@ def test_that_order_decides_only_between_equal_remainders(data, amount, ratios):
     for remainder in {remainder for remainder, _ in left_over(ratios)}:
         units = [unit for other, unit in left_over(ratios) if other == remainder]
         assert units == sorted(units, reverse=True)
+
+
+def test_that_the_examples_in_the_docs_are_true():
+    page = Path(__file__).resolve().parents[2] / "docs" / "currencies.md"
+
+    result = doctest.testfile(str(page), module_relative=False)
+
+    assert result.failed == 0
+    assert result.attempted >= 5
