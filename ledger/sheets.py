@@ -4,21 +4,19 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from ledger.enums import AccountKind, Direction
-from ledger.models import Account
+from ledger.enums import Direction
+from ledger.models import Account, Ledger
+from ledger.selectors.assets import exponents
 from ledger.selectors.reports import (
-    AccountBalance,
     BalanceSheet,
-    GroupLine,
+    ColumnSums,
     IncomeStatement,
     ReportScope,
     Section,
     TrialBalance,
     account_balances,
-    column_totals,
 )
 from ledger.selectors.statements import Statement, StatementLine, statement_all_lines
-from payflow.money import currency_exponent
 from payflow.sheets import Amount, Cell, Column, Row, RowStyle, Sheet, local_text
 
 #: The printable page around a sheet.
@@ -40,16 +38,17 @@ _STATEMENT_COLUMNS = (
     Column("balance", "Balance", 18, is_number=True),
     Column("currency", "Currency", 9, is_printed=False),
 )
-_BLANKS = (None,) * 4
 
 
-def amount(minor: int, currency: str) -> Amount:
-    """An amount of a currency for a table; an unknown currency has no decimals."""
-    return Amount(minor, currency_exponent(currency) or 0)
+class _Amounts:
+    """Makes amounts of a ledger's currencies and assets."""
 
+    def __init__(self, ledger: Ledger) -> None:
+        self._exponents = exponents(ledger.id)
 
-def _amount_text(minor: int, currency: str) -> str:
-    return f"{amount(minor, currency).decimal:,f} {currency}"
+    def __call__(self, minor: int, currency: str) -> Amount:
+        """Minor units of a currency; one that ISO 4217 withdrew has no decimals."""
+        return Amount(minor, currency, self._exponents.get(currency, 0))
 
 
 def statement_sheet(statement: Statement) -> Sheet:
@@ -61,6 +60,7 @@ def statement_sheet(statement: Statement) -> Sheet:
     account = statement.account
     zone = ZoneInfo(statement.ledger.time_zone)
     currency = account.currency
+    amount = _Amounts(statement.ledger)
     return Sheet(
         title="Account statement",
         facts=(
@@ -69,10 +69,10 @@ def statement_sheet(statement: Statement) -> Sheet:
             *((("Owner", account.owner_name),) if account.owner_name else ()),
             ("Currency", currency),
             ("Period", _period_text(statement.start, statement.end, zone)),
-            ("Opening balance", _amount_text(statement.opening_balance, currency)),
-            ("Debits", _amount_text(statement.total_debits, currency)),
-            ("Credits", _amount_text(statement.total_credits, currency)),
-            ("Closing balance", _amount_text(statement.closing_balance, currency)),
+            ("Opening balance", str(amount(statement.opening_balance, currency))),
+            ("Debits", str(amount(statement.total_debits, currency))),
+            ("Credits", str(amount(statement.total_credits, currency))),
+            ("Closing balance", str(amount(statement.closing_balance, currency))),
             (
                 "State",
                 "final"
@@ -81,44 +81,37 @@ def statement_sheet(statement: Statement) -> Sheet:
             ),
         ),
         columns=_STATEMENT_COLUMNS,
-        rows=_statement_rows(statement),
+        rows=_statement_rows(statement, amount),
         zone=zone,
         row_count=statement.line_count,
     )
 
 
-def _statement_rows(statement: Statement) -> Iterator[Row]:
+def _statement_rows(statement: Statement, amount: _Amounts) -> Iterator[Row]:
     currency = statement.account.currency
-    yield _balance_row(
-        statement.start, "Opening balance", statement.opening_balance, currency
-    )
+    opening = amount(statement.opening_balance, currency)
+    closing = amount(statement.closing_balance, currency)
+    yield _balance_row(statement.start, "Opening balance", opening)
     for line in statement_all_lines(statement=statement):
-        yield Row(_statement_cells(line, currency))
-    yield _balance_row(
-        statement.as_recorded_at,
-        "Closing balance",
-        statement.closing_balance,
-        currency,
-    )
+        yield Row(_statement_cells(line, currency, amount))
+    yield _balance_row(statement.as_recorded_at, "Closing balance", closing)
 
 
-def _balance_row(at: datetime, label: str, balance: int, currency: str) -> Row:
+def _balance_row(at: datetime, label: str, balance: Amount) -> Row:
+    cells: dict[str, Cell] = {
+        "booked_at": at,
+        "description": label,
+        "balance": balance,
+        "currency": balance.currency,
+    }
     return Row(
-        (
-            at,
-            *_BLANKS,
-            None,
-            label,
-            *_BLANKS,
-            None,
-            amount(balance, currency),
-            currency,
-        ),
-        RowStyle.TOTAL,
+        tuple(cells.get(column.name) for column in _STATEMENT_COLUMNS), RowStyle.TOTAL
     )
 
 
-def _statement_cells(line: StatementLine, currency: str) -> tuple[Cell, ...]:
+def _statement_cells(
+    line: StatementLine, currency: str, amount: _Amounts
+) -> tuple[Cell, ...]:
     moved = amount(line.amount, currency)
     is_debit = line.direction is Direction.DEBIT
     return (
@@ -152,40 +145,23 @@ def trial_balance_sheet(report: TrialBalance) -> Sheet:
             Column("debit", "Debit", 20, is_number=True),
             Column("credit", "Credit", 20, is_number=True),
         ),
-        rows=(
-            row
-            for total in report.totals
-            for row in (
-                *(
-                    Row(
-                        (
-                            line.currency,
-                            line.kind.value,
-                            line.code,
-                            line.account_count,
-                            amount(line.debit, line.currency),
-                            amount(line.credit, line.currency),
-                        )
-                    )
-                    for line in report.lines
-                    if line.currency == total.currency
-                ),
-                Row(
-                    (
-                        total.currency,
-                        "total",
-                        None,
-                        None,
-                        amount(total.debit, total.currency),
-                        amount(total.credit, total.currency),
-                    ),
-                    RowStyle.TOTAL,
-                ),
-            )
-        ),
+        rows=_trial_balance_rows(report),
         zone=ZoneInfo(report.scope.ledger.time_zone),
         row_count=len(report.lines),
     )
+
+
+def _trial_balance_rows(report: TrialBalance) -> Iterator[Row]:
+    amount = _Amounts(report.scope.ledger)
+    for total in report.totals:
+        currency = total.currency
+        for line in report.lines:
+            if line.currency == currency:
+                columns = amount(line.debit, currency), amount(line.credit, currency)
+                count = line.account_count
+                yield Row((currency, line.kind.value, line.code, count, *columns))
+        columns = amount(total.debit, currency), amount(total.credit, currency)
+        yield Row((currency, "total", None, None, *columns), RowStyle.TOTAL)
 
 
 def trial_balance_accounts_sheet(scope: ReportScope) -> Sheet:
@@ -209,46 +185,30 @@ def trial_balance_accounts_sheet(scope: ReportScope) -> Sheet:
 
 
 def _account_rows(scope: ReportScope) -> Iterator[Row]:
-    sums: dict[tuple[AccountKind, str, str], GroupLine] = {}
+    amount = _Amounts(scope.ledger)
+    sums = ColumnSums()
     for balance in account_balances(scope=scope):
-        yield Row(_account_cells(balance))
-        line = sums.setdefault(
-            (balance.kind, balance.code, balance.currency),
-            GroupLine(balance.kind, balance.code, balance.currency),
-        )
-        line.debit += balance.debit
-        line.credit += balance.credit
-    for total in column_totals(sums.values()):
+        sums.add(balance)
         yield Row(
             (
-                None,
-                "total",
-                None,
-                None,
-                None,
-                total.currency,
-                amount(total.debit, total.currency),
-                amount(total.credit, total.currency),
-            ),
-            RowStyle.TOTAL,
+                str(balance.id),
+                balance.reference or f"…{str(balance.id)[-12:]}",
+                balance.owner_name,
+                balance.kind.value,
+                balance.code,
+                balance.currency,
+                amount(balance.debit, balance.currency),
+                amount(balance.credit, balance.currency),
+            )
         )
-
-
-def _account_cells(balance: AccountBalance) -> tuple[Cell, ...]:
-    return (
-        str(balance.id),
-        balance.reference or f"…{str(balance.id)[-12:]}",
-        balance.owner_name,
-        balance.kind.value,
-        balance.code,
-        balance.currency,
-        amount(balance.debit, balance.currency),
-        amount(balance.credit, balance.currency),
-    )
+    for total in sums.totals():
+        currency = total.currency
+        columns = amount(total.debit, currency), amount(total.credit, currency)
+        yield Row((None, "total", None, None, None, currency, *columns), RowStyle.TOTAL)
 
 
 _SECTION_COLUMNS = (
-    Column("currency", "Currency", 9),
+    Column("currency", "Currency", 9, is_printed=False),
     Column("section", "Section", 22, is_printed=False),
     Column("code", "Code", 34),
     Column("account_count", "Accounts", 10, is_number=True),
@@ -258,21 +218,17 @@ _SECTION_COLUMNS = (
 
 def balance_sheet_sheet(report: BalanceSheet) -> Sheet:
     """A balance sheet: sections with their sums, and the check."""
+    amount = _Amounts(report.scope.ledger)
     rows: list[Row] = []
     for sheet in report.currencies:
         name = sheet.currency
-        rows += _section_rows(name, "Assets", sheet.assets)
-        rows += _section_rows(name, "Liabilities", sheet.liabilities)
-        rows += _section_rows(name, "Equity", sheet.equity)
-        rows.append(_sum_row(name, "Result", "Income less expenses", sheet.result))
-        rows.append(
-            _sum_row(
-                name,
-                "Total",
-                "Liabilities, equity and result",
-                sheet.total_liabilities_and_equity,
-            )
-        )
+        result = amount(sheet.result, name)
+        other_side = amount(sheet.total_liabilities_and_equity, name)
+        rows += _section_rows(name, "Assets", sheet.assets, amount)
+        rows += _section_rows(name, "Liabilities", sheet.liabilities, amount)
+        rows += _section_rows(name, "Equity", sheet.equity, amount)
+        rows.append(_sum_row("Result", "Income less expenses", result))
+        rows.append(_sum_row("Total", "Liabilities, equity and result", other_side))
     return Sheet(
         title="Balance sheet",
         facts=(*_scope_facts(report.scope), _check_fact(report.is_balanced)),
@@ -287,11 +243,13 @@ def income_statement_sheet(report: IncomeStatement) -> Sheet:
     """An income statement: sections with their sums, and what is left."""
     scope = report.scope
     zone = ZoneInfo(scope.ledger.time_zone)
+    amount = _Amounts(scope.ledger)
     rows: list[Row] = []
     for sheet in report.currencies:
-        rows += _section_rows(sheet.currency, "Income", sheet.income)
-        rows += _section_rows(sheet.currency, "Expenses", sheet.expense)
-        rows.append(_sum_row(sheet.currency, "Result", "Net income", sheet.net_income))
+        name = sheet.currency
+        rows += _section_rows(name, "Income", sheet.income, amount)
+        rows += _section_rows(name, "Expenses", sheet.expense, amount)
+        rows.append(_sum_row("Result", "Net income", amount(sheet.net_income, name)))
     return Sheet(
         title="Income statement",
         facts=(
@@ -306,25 +264,19 @@ def income_statement_sheet(report: IncomeStatement) -> Sheet:
     )
 
 
-def _section_rows(currency: str, name: str, section: Section) -> Iterable[Row]:
-    yield Row((f"{name} ({currency})", name, None, None, None), RowStyle.HEADING)
+def _section_rows(
+    currency: str, name: str, section: Section, amount: _Amounts
+) -> Iterable[Row]:
+    heading = f"{name} ({currency})"
+    yield Row((currency, name, heading, None, None), RowStyle.HEADING)
     for line in section.lines:
-        yield Row(
-            (
-                currency,
-                name,
-                line.code or "(no code)",
-                line.account_count,
-                amount(line.posted, currency),
-            )
-        )
-    yield _sum_row(currency, name, f"Total {name.lower()}", section.total)
+        code, balance = line.code or "(no code)", amount(line.posted, currency)
+        yield Row((currency, name, code, line.account_count, balance))
+    yield _sum_row(name, f"Total {name.lower()}", amount(section.total, currency))
 
 
-def _sum_row(currency: str, section: str, label: str, total: int) -> Row:
-    return Row(
-        (currency, section, label, None, amount(total, currency)), RowStyle.TOTAL
-    )
+def _sum_row(section: str, label: str, total: Amount) -> Row:
+    return Row((total.currency, section, label, None, total), RowStyle.TOTAL)
 
 
 def _scope_facts(scope: ReportScope) -> tuple[tuple[str, str], ...]:

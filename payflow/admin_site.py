@@ -25,7 +25,20 @@ class PayFlowAdminSite(admin.AdminSite):
         app_list: list[Any] = super().get_app_list(request, app_label)
         for app in app_list:
             app["models"].sort(key=self._position_of_model)
+            app["models"] += self._pages(request, app["models"])
         return sorted(app_list, key=_position_of_app)
+
+    def _pages(
+        self, request: HttpRequest, models: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Entries for pages that are no list of rows: ``index_pages`` names them."""
+        admins: list[Any] = [self._registry.get(entry["model"]) for entry in models]
+        return [
+            {"name": name, "object_name": name, "admin_url": url, "view_only": True}
+            for model_admin in admins
+            if hasattr(model_admin, "index_pages")
+            for name, url in model_admin.index_pages(request)
+        ]
 
     def _position_of_model(self, entry: dict[str, Any]) -> tuple[int, str]:
         model_admin = self._registry.get(entry["model"])

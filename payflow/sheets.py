@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 import xlsxwriter
 
 from payflow.errors import ProblemError
+from payflow.money import format_amount
 
 #: Rows of one CSV chunk.
 CHUNK_ROWS = 500
@@ -38,16 +39,21 @@ class Amount:
 
     Attributes:
         minor: minor units.
+        currency: the code.
         exponent: the number of decimals of the currency's minor unit.
     """
 
     minor: int
+    currency: str
     exponent: int
 
     @property
     def decimal(self) -> Decimal:
         """Major units, exactly, with all decimals of the currency."""
         return Decimal(self.minor).scaleb(-self.exponent)
+
+    def __str__(self) -> str:
+        return format_amount(self.minor, self.currency, self.exponent)
 
 
 #: What a cell holds. An ``int`` is a count or a number, never money.

@@ -8,6 +8,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from ledger.admin.changes import change_table
+from ledger.admin.reports import can_view_books, statement_url, statement_urls
 from ledger.admin.shared import BooksAdmin, balance_after, by_id, direction_badge
 from ledger.enums import AccountStatus
 from ledger.models import Account, Entry
@@ -188,8 +189,14 @@ class AccountAdmin(BooksAdmin):
             account=account.id,
         )
 
+    def get_urls(self) -> list[Any]:
+        """The accounts' pages, and that of their statements."""
+        return [*statement_urls(), *super().get_urls()]
+
     def links(self, request: HttpRequest, obj: Account) -> Iterable[tuple[str, str]]:
-        """The account's entries, payouts and changes."""
+        """The account's statement, entries, payouts and changes."""
+        if can_view_books(request):
+            yield statement_url(obj), "Statement"
         if can_view(request, "ledger.entry"):
             yield list_url("ledger.entry", obj.ledger_id, account=obj.id), "Entries"
         if obj.payout_destination and can_view(request, "outbox.outboxtask"):

@@ -6,8 +6,10 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
 
 from ledger.admin.changes import change_table
+from ledger.admin.reports import can_view_books, report_urls, reports_url
 from ledger.models import ApiClient, Ledger
 from payflow.admin.bounds import MAX_TABLE_ROWS
 from payflow.admin.cells import (
@@ -42,6 +44,15 @@ class LedgerAdmin(ReadOnlyModelAdmin):
     created = instant_column("created_at", "created")
     settings_text = json_column("settings", "settings")
 
+    def get_urls(self) -> list[Any]:
+        """The ledgers' pages, and that of their reports."""
+        return [*report_urls(), *super().get_urls()]
+
+    def index_pages(self, request: HttpRequest) -> Iterable[tuple[str, str]]:
+        """Name and address of what stands on the index beside the list."""
+        if can_view_books(request):
+            yield "Reports", reverse("admin:ledger_reports")
+
     def get_keyset(self, request: HttpRequest) -> Keyset:
         """By slug, which is unique."""
         return Keyset("slug", is_descending=False)
@@ -58,7 +69,9 @@ class LedgerAdmin(ReadOnlyModelAdmin):
         return list_link("ledger.transfer", ledger.id, "Transfers")
 
     def links(self, request: HttpRequest, obj: Ledger) -> Iterable[tuple[str, str]]:
-        """The lists of what is in the ledger."""
+        """The ledger's reports, and the lists of what is in it."""
+        if can_view_books(request):
+            yield reports_url(obj.id), "Reports"
         for model, text in (
             ("ledger.account", "Accounts"),
             ("ledger.transfer", "Transfers"),

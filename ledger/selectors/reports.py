@@ -133,6 +133,26 @@ class ColumnTotals:
         return self.debit == self.credit
 
 
+class ColumnSums:
+    """Adds up the debit and credit columns of lines as they come, by currency."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+
+    def add(self, line: GroupLine | AccountBalance) -> None:
+        """Adds a line."""
+        sums = self._sums[line.currency]
+        sums[0] += line.debit
+        sums[1] += line.credit
+
+    def totals(self) -> tuple[ColumnTotals, ...]:
+        """The sums so far."""
+        return tuple(
+            ColumnTotals(currency, debit, credit)
+            for currency, (debit, credit) in sorted(self._sums.items())
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class TrialBalance:
     """Every kind and code with the balances of its accounts, and their sums."""
@@ -307,21 +327,10 @@ def _recorded(moment: Moment | None, *, zone: ZoneInfo, now: datetime) -> dateti
 def trial_balance(*, scope: ReportScope) -> TrialBalance:
     """The accounts' balances by kind, code and currency, and their sums."""
     lines = _grouped(account_balances(scope=scope))
-    return TrialBalance(scope, tuple(lines), column_totals(lines))
-
-
-def column_totals(
-    rows: Iterable[GroupLine | AccountBalance],
-) -> tuple[ColumnTotals, ...]:
-    """The sums of the debit and credit columns, by currency."""
-    sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for row in rows:
-        sums[row.currency][0] += row.debit
-        sums[row.currency][1] += row.credit
-    return tuple(
-        ColumnTotals(currency, debit, credit)
-        for currency, (debit, credit) in sorted(sums.items())
-    )
+    sums = ColumnSums()
+    for line in lines:
+        sums.add(line)
+    return TrialBalance(scope, tuple(lines), sums.totals())
 
 
 def balance_sheet(*, scope: ReportScope) -> BalanceSheet:
@@ -391,30 +400,34 @@ def account_balances(
     ).order_by("id")
     if scope.currency is not None:
         accounts = accounts.filter(currency=scope.currency)
+    # Plain rows: making model instances would cost more than all the rest.
+    columns = accounts.values_list(
+        "id", "reference", "owner_name", "kind", "code", "currency"
+    )
     while True:
-        rows = accounts if after is None else accounts.filter(id__gt=after)
-        found = list(rows.defer("metadata")[:slice_accounts])
+        rows = columns if after is None else columns.filter(id__gt=after)
+        found = list(rows[:slice_accounts])
         if not found:
             return
         totals = totals_as_of(
             ledger_id=scope.ledger.id,
-            account_ids=[account.id for account in found],
+            account_ids=[row[0] for row in found],
             at=scope.at,
             as_recorded_at=scope.as_recorded_at,
         )
-        for account in found:
-            has = totals[account.id]
+        for id_, reference, owner_name, kind, code, currency in found:
+            has = totals[id_]
             if has.version or has.backdated_entry_count:
                 yield AccountBalance(
-                    id=account.id,
-                    reference=account.reference,
-                    owner_name=account.owner_name,
-                    kind=AccountKind(account.kind),
-                    code=account.code,
-                    currency=account.currency,
+                    id=id_,
+                    reference=reference,
+                    owner_name=owner_name,
+                    kind=AccountKind(kind),
+                    code=code,
+                    currency=currency,
                     net=has.credits - has.debits,
                 )
-        after = found[-1].id
+        after = found[-1][0]
 
 
 def account_balances_page(

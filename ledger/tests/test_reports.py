@@ -202,15 +202,14 @@ def test_accounts_stand_in_the_column_of_their_side_and_groups_add_them_up():
     assert (report.totals[0].debit, report.totals[0].credit) == (30, 30)
 
 
-def test_a_trial_balance_that_does_not_balance_says_so():
-    totals = reports.column_totals(
-        [
-            reports.GroupLine(AccountKind.ASSET, "", "USD", 1, debit=5),
-            reports.GroupLine(AccountKind.INCOME, "", "USD", 1, credit=4),
-        ]
-    )
+def test_columns_that_differ_are_said_to_differ():
+    sums = reports.ColumnSums()
+    sums.add(reports.GroupLine(AccountKind.ASSET, "", "USD", 1, debit=5))
+    sums.add(reports.GroupLine(AccountKind.INCOME, "", "USD", 1, credit=4))
 
-    assert [total.is_balanced for total in totals] == [False]
+    (total,) = sums.totals()
+
+    assert not total.is_balanced
 
 
 def test_accounts_that_rest_are_not_searched_for():
@@ -224,6 +223,8 @@ def test_accounts_that_rest_are_not_searched_for():
             list(account_balances(scope=ReportScope(ledger, at, at + TICK)))
         (sql,) = [q["sql"] for q in queries if "LATERAL" in q["sql"]]
         with connection.cursor() as cursor:
+            # Of tables as small as a test's it is the quickest way.
+            cursor.execute("SET LOCAL enable_seqscan = off")
             cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS OFF) {sql}")
             plan = [row[0] for row in cursor.fetchall()]
         return [line for line in plan if " on ledger_entry" in line]
