@@ -2,6 +2,12 @@
 
 from django.urls import path
 
+from ledger.api.account_life import (
+    AccountCloseView,
+    AccountFreezeView,
+    AccountHistoryView,
+    AccountUnfreezeView,
+)
 from ledger.api.accounts import AccountEntriesView, AccountListView, AccountView
 from ledger.api.assets import AssetListView, AssetView, CurrencyListView
 from ledger.api.batches import TransferBatchView
@@ -13,6 +19,7 @@ from ledger.api.holds import (
     HoldListView,
     HoldVoidView,
 )
+from ledger.api.limits import AccountLimitsView
 from ledger.api.me import MeView
 from ledger.api.periods import PeriodCloseView, PeriodReopenView, PeriodsView
 from ledger.api.reports import (
@@ -40,6 +47,11 @@ urlpatterns = [
     path("v1/periods/reopen", PeriodReopenView.as_view()),
     path("v1/accounts", AccountListView.as_view()),
     path("v1/accounts/<str:account_id>", AccountView.as_view()),
+    path("v1/accounts/<str:account_id>/limits", AccountLimitsView.as_view()),
+    path("v1/accounts/<str:account_id>/freeze", AccountFreezeView.as_view()),
+    path("v1/accounts/<str:account_id>/unfreeze", AccountUnfreezeView.as_view()),
+    path("v1/accounts/<str:account_id>/close", AccountCloseView.as_view()),
+    path("v1/accounts/<str:account_id>/history", AccountHistoryView.as_view()),
     path("v1/accounts/<str:account_id>/entries", AccountEntriesView.as_view()),
     path("v1/accounts/<str:account_id>/balance", AccountBalanceView.as_view()),
     path("v1/accounts/<str:account_id>/statement", AccountStatementView.as_view()),

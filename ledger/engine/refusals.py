@@ -268,7 +268,7 @@ def _account_frozen(
                 return Problem(
                     "account_frozen",
                     f"Account {account.id} is frozen.",
-                    {"account_id": str(account.id), "status": account.status},
+                    {"account_id": str(account.id), "account_status": account.status},
                 )
     return None
 

@@ -13,8 +13,8 @@ summed, over the account's holds that were placed in the window and released.
   counts once for an account and direction, with the sum of its postings.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -24,6 +24,7 @@ from django.db import connection
 from ledger.enums import LimitDirection
 from ledger.locks import LockedAccount
 from ledger.types import PostingRequest
+from payflow.clock import format_instant
 from payflow.errors import Problem
 
 
@@ -48,27 +49,71 @@ class Totals:
 
 @dataclass(slots=True)
 class Window:
-    """One limit and what is used of it."""
+    """One limit and what is used of it; amounts in minor units.
+
+    Attributes:
+        starts_at: the window's first instant.
+        ends_at: when the next one begins; ``None`` for a rolling day, which never ends.
+    """
 
     direction: str
     period: str
     max_amount: int | None
     max_count: int | None
+    starts_at: datetime
+    ends_at: datetime | None
     amount: int
     count: int
+
+    def measures(self) -> tuple[tuple[str, int, int | None], ...]:
+        """Name, what is used and the limit of each thing that can be limited."""
+        return (
+            ("amount", self.amount, self.max_amount),
+            ("count", self.count, self.max_count),
+        )
+
+
+@dataclass(slots=True)
+class Usage:
+    """What counts against an account's limits.
+
+    Attributes:
+        totals: all that was ever counted.
+        last_at: when something was last counted.
+        windows: the account's limits, by direction and period.
+    """
+
+    totals: Totals
+    last_at: datetime | None
+    windows: list[Window] = field(default_factory=list)
 
 
 #: What an operation moves: ``(account_id, direction) -> (amount, count)``.
 Movements = dict[tuple[UUID, str], tuple[int, int]]
 
+
+def _begin(local: str) -> str:
+    """SQL for the first instant at which the ledger's clocks show ``local``.
+
+    Where they are set back over midnight, midnight comes twice, and PostgreSQL takes
+    the second one.
+    """
+    at = f"({local} AT TIME ZONE l.time_zone)"
+    earlier = f"({at} - interval '1 hour')"
+    return (
+        f"CASE WHEN {earlier} AT TIME ZONE l.time_zone >= {local} THEN {earlier}"
+        f" ELSE {at} END"
+    )
+
+
 # A window begins at its first instant: [start, now]. The totals before it are the last
 # row's that is older. What holds gave back is counted by hold: a hold of which nothing
-# was captured gives back its count too.
-_LOAD = """
+# was captured on this side of the account gives back its count too.
+_LOAD = f"""
 WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at)
-SELECT v.account_id, v.direction, v.period, v.max_amount, v.max_count,
-    coalesce(last.out_amount, 0), coalesce(last.out_count, 0),
+SELECT v.account_id, coalesce(last.out_amount, 0), coalesce(last.out_count, 0),
     coalesce(last.in_amount, 0), coalesce(last.in_count, 0), last.created_at,
+    v.direction, v.period, v.max_amount, v.max_count, w.starts_at, w.ends_at,
     CASE v.direction
         WHEN 'out' THEN coalesce(last.out_amount - coalesce(before.out_amount, 0), 0)
         ELSE coalesce(last.in_amount - coalesce(before.in_amount, 0), 0) END
@@ -82,9 +127,15 @@ CROSS JOIN ledger_velocity_limit v
 JOIN ledger_ledger l ON l.id = v.ledger_id
 JOIN ledger_account a ON a.ledger_id = v.ledger_id AND a.id = v.account_id
 CROSS JOIN LATERAL (
-    SELECT CASE v.period
-        WHEN 'rolling_day' THEN clock.at - interval '24 hours'
-        ELSE date_trunc(v.period, clock.at, l.time_zone) END AS start) w
+    SELECT (v.direction = 'out') = (a.kind NOT IN ('asset', 'expense')) AS is_debit,
+        CASE WHEN v.period <> 'rolling_day'
+            THEN date_trunc(v.period, clock.at AT TIME ZONE l.time_zone) END AS local,
+        CASE v.period WHEN 'month' THEN interval '1 month' ELSE interval '1 day'
+            END AS length) d
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN d.local IS NULL THEN clock.at - interval '24 hours'
+            ELSE {_begin("d.local")} END AS starts_at,
+        {_begin("(d.local + d.length)")} AS ends_at) w
 LEFT JOIN LATERAL (
     SELECT u.* FROM ledger_usage u
     WHERE u.ledger_id = v.ledger_id AND u.account_id = v.account_id
@@ -92,27 +143,28 @@ LEFT JOIN LATERAL (
 LEFT JOIN LATERAL (
     SELECT u.* FROM ledger_usage u
     WHERE u.ledger_id = v.ledger_id AND u.account_id = v.account_id
-        AND u.created_at < w.start
+        AND u.created_at < w.starts_at
     ORDER BY u.created_at DESC LIMIT 1) before ON true
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(h.amount), 0)::bigint AS amount,
         count(*) FILTER (WHERE NOT EXISTS (
             SELECT 1 FROM ledger_hold_posting c
             WHERE c.ledger_id = v.ledger_id AND c.hold_id = h.hold_id
-              AND c.captured > 0)) AS count
+              AND c.captured > 0 AND v.account_id = CASE WHEN d.is_debit
+                THEN c.from_account_id ELSE c.to_account_id END)) AS count
     FROM (
         SELECT p.hold_id, sum(CASE WHEN p.expires_at <= clock.at
             THEN p.amount - p.captured ELSE p.released END) AS amount
         FROM (
             SELECT p.* FROM ledger_hold_posting p
-            WHERE (v.direction = 'out') = (a.kind NOT IN ('asset', 'expense'))
+            WHERE d.is_debit
               AND p.ledger_id = v.ledger_id AND p.from_account_id = v.account_id
-              AND p.created_at >= w.start AND p.captured < p.amount
+              AND p.created_at >= w.starts_at AND p.captured < p.amount
             UNION ALL
             SELECT p.* FROM ledger_hold_posting p
-            WHERE (v.direction = 'out') = (a.kind IN ('asset', 'expense'))
+            WHERE NOT d.is_debit
               AND p.ledger_id = v.ledger_id AND p.to_account_id = v.account_id
-              AND p.created_at >= w.start AND p.captured < p.amount
+              AND p.created_at >= w.starts_at AND p.captured < p.amount
         ) p
         WHERE p.released > 0 OR p.expires_at <= clock.at
         GROUP BY p.hold_id
@@ -120,7 +172,20 @@ CROSS JOIN LATERAL (
 ) back
 WHERE v.ledger_id = %(ledger_id)s AND v.account_id = ANY (%(account_ids)s)
 ORDER BY v.account_id, v.direction, v.period
-"""
+"""  # noqa: S608 - the text above, and nothing from outside
+
+
+def read_usage(*, ledger_id: UUID, account_ids: Iterable[UUID]) -> dict[UUID, Usage]:
+    """What is used of the limits of those of the accounts that have some."""
+    usage: dict[UUID, Usage] = {}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _LOAD, {"ledger_id": ledger_id, "account_ids": list(account_ids)}
+        )
+        for row in cursor.fetchall():
+            of_account = usage.setdefault(row[0], Usage(Totals(*row[1:5]), row[5]))
+            of_account.windows.append(Window(*row[6:]))
+    return usage
 
 
 class Velocity:
@@ -128,29 +193,21 @@ class Velocity:
 
     def __init__(self, ledger_id: UUID, accounts: Iterable[LockedAccount]) -> None:
         """Reads limits and usage, in one statement if any account has limits."""
-        self._accounts = {a.id: a for a in accounts if a.has_velocity_limits}
-        self._windows: dict[UUID, list[Window]] = {}
-        self._totals: dict[UUID, Totals] = {}
+        limited = {a.id: a for a in accounts if a.has_velocity_limits}
+        self._usage = (
+            read_usage(ledger_id=ledger_id, account_ids=limited) if limited else {}
+        )
+        self._accounts = {account_id: limited[account_id] for account_id in self._usage}
         self._touched: set[UUID] = set()
-        #: The latest recording time of any usage, which a new one does not precede.
-        self.last_usage_at: datetime | None = None
-        if not self._accounts:
-            return
-        with connection.cursor() as cursor:
-            cursor.execute(
-                _LOAD,
-                {"ledger_id": ledger_id, "account_ids": list(self._accounts)},
-            )
-            for row in cursor.fetchall():
-                self._windows.setdefault(row[0], []).append(
-                    Window(*row[1:5], *row[10:])
-                )
-                self._totals[row[0]] = Totals(*row[5:9])
-                if row[9] is not None:
-                    self.last_usage_at = max(self.last_usage_at or row[9], row[9])
+
+    @property
+    def last_usage_at(self) -> datetime | None:
+        """The latest time of any usage, which a new one does not precede."""
+        times = [usage.last_at for usage in self._usage.values() if usage.last_at]
+        return max(times, default=None)
 
     def __bool__(self) -> bool:
-        return bool(self._windows)
+        return bool(self._usage)
 
     def movements(self, postings: Sequence[PostingRequest]) -> Movements:
         """What an operation with these postings counts for the limited accounts."""
@@ -171,26 +228,26 @@ class Velocity:
 
     def refusal(self, movements: Movements) -> Problem | None:
         """The first limit that the movements would exceed, with its headroom."""
-        for (account_id, direction), (amount, count) in movements.items():
-            for window in self._windows.get(account_id, ()):
+        for (account_id, direction), wanted in movements.items():
+            for window in self._usage[account_id].windows:
                 if window.direction != direction:
                     continue
-                for measure, used, wanted, limit in (
-                    ("amount", window.amount, amount, window.max_amount),
-                    ("count", window.count, count, window.max_count),
+                for (measure, used, limit), more in zip(
+                    window.measures(), wanted, strict=True
                 ):
-                    if limit is not None and wanted > 0 and used + wanted > limit:
+                    if limit is not None and more > 0 and used + more > limit:
                         return _limit_exceeded(
-                            account_id, window, measure, used, wanted, limit
+                            account_id, window, measure, used, more, limit
                         )
         return None
 
-    def count(self, movements: Mapping[tuple[UUID, str], tuple[int, int]]) -> None:
+    def count(self, movements: Movements) -> None:
         """Counts movements that are about to be written."""
         for (account_id, direction), (amount, count) in movements.items():
             self._touched.add(account_id)
-            self._totals.setdefault(account_id, Totals()).add(direction, amount, count)
-            for window in self._windows.get(account_id, ()):
+            usage = self._usage[account_id]
+            usage.totals.add(direction, amount, count)
+            for window in usage.windows:
                 if window.direction == direction:
                     window.amount += amount
                     window.count += count
@@ -198,9 +255,8 @@ class Velocity:
     def rows(self) -> list[tuple[Any, ...]]:
         """The new totals of every account that something was counted for."""
         return [
-            (account_id, t.out_amount, t.out_count, t.in_amount, t.in_count)
+            (account_id, *astuple(self._usage[account_id].totals))
             for account_id in self._touched
-            for t in (self._totals[account_id],)
         ]
 
 
@@ -222,5 +278,6 @@ def _limit_exceeded(
             "used": used,
             "headroom": headroom,
             "required": wanted,
+            "resets_at": format_instant(window.ends_at) if window.ends_at else None,
         },
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 from uuid import UUID
 
-from ledger.models import Account, Change
+from ledger.models import Account
 from ledger.selectors.finding import (
     ANY_TIME,
     EQUAL_PROBE,
@@ -149,19 +149,3 @@ _OWNER_NAME_PROBE = """
         AND r.owner_name <> ''
     ORDER BY r.owner_name USING ~<~
 """
-
-
-def account_changes(
-    *, ledger_id: UUID, account_id: UUID, limit: int, before: UUID | None
-) -> list[Change]:
-    """An account's history, newest first, ``limit + 1`` rows of it.
-
-    Args:
-        ledger_id, account_id: the account.
-        limit: the page size.
-        before: only changes with a smaller id: the last one of the page before.
-    """
-    rows = Change.objects.filter(ledger_id=ledger_id, account_id=account_id)
-    if before is not None:
-        rows = rows.filter(id__lt=before)
-    return list(rows.order_by("-id")[: limit + 1])

@@ -84,7 +84,7 @@ def account_create(*, ledger_id: UUID, request: AccountRequest) -> Account | Pro
             f"This account would be of kind {request.kind}.",
         )
     if request.payout_destination is not None and request.min_balance != 0:
-        return _floor_problem(request.min_balance)
+        return floor_forbidden(request.min_balance)
     account = _insert(ledger_id, request)
     if account is None:
         return Problem(
@@ -169,7 +169,7 @@ def account_update(
                 f"This account is of kind {account.kind}.",
             )
         if new["payout_destination"] is not None and account.min_balance != 0:
-            return _floor_problem(account.min_balance)
+            return floor_forbidden(account.min_balance)
         changes_role = (new["payout_destination"] is None) != (
             account.payout_destination is None
         )
@@ -192,11 +192,27 @@ def account_update(
     return account
 
 
-def _floor_problem(floor: int | None) -> Problem:
+def floor_forbidden(floor: int | None) -> Problem:
+    """The refusal of a payout account with another floor than zero."""
     return Problem(
         "payout_account_floor_must_be_zero",
         f"This account's floor is {floor}; money in flight must be free to leave.",
         {"min_balance": floor},
+    )
+
+
+def system_account_forbids(account: Account) -> Problem | None:
+    """Refuses to limit, freeze or close a system account.
+
+    Settlements and reversals, which complete what has happened elsewhere, depend on
+    them.
+    """
+    if not (account.reference or "").startswith(SYSTEM_PREFIX):
+        return None
+    return Problem(
+        "system_account_protected",
+        f"{account.reference} is an account of the system.",
+        {"account_id": str(account.id), "reference": account.reference},
     )
 
 

@@ -309,6 +309,6 @@ def _not_active(hold: LockedHold) -> Problem | None:
         return Problem(
             "hold_not_active",
             f"The hold is {hold.status}.",
-            {"hold_id": str(hold.id), "status": hold.status},
+            {"hold_id": str(hold.id), "hold_status": hold.status},
         )
     return None

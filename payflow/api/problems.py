@@ -132,7 +132,7 @@ PROBLEMS: dict[str, ProblemType] = {
     "hold_not_active": ProblemType(
         409,
         "The hold has ended",
-        "See its `status`: it was captured or voided, and place a new one if needed.",
+        "`hold_status` says how; place a new one if needed.",
     ),
     "period_not_closed": ProblemType(
         409,
@@ -152,7 +152,23 @@ PROBLEMS: dict[str, ProblemType] = {
     "account_not_empty": ProblemType(
         409,
         "The account is not empty",
-        "A payout destination is set or removed only while the balance is zero.",
+        "A payout destination is set or removed, and an account closed, only while the "
+        "balance is zero.",
+    ),
+    "account_has_holds": ProblemType(
+        409,
+        "The account still has open holds",
+        "Capture or void them, or wait until they lapse; then close it.",
+    ),
+    "account_has_payouts": ProblemType(
+        409,
+        "Payouts of the account are not finished",
+        "Wait until the bank has decided: a rejected payout comes back to the account.",
+    ),
+    "account_status_final": ProblemType(
+        409,
+        "The account is closed, and stays so",
+        "Make a new account.",
     ),
     # 422: understood and refused by a rule of the business.
     "idempotency_key_reused": ProblemType(
@@ -292,6 +308,11 @@ PROBLEMS: dict[str, ProblemType] = {
         422,
         "References that start with `system:` are reserved",
         "Use another reference.",
+    ),
+    "system_account_protected": ProblemType(
+        422,
+        "Accounts of the system are not limited, frozen or closed",
+        "Leave it as it is: settlements and reversals depend on it.",
     ),
     "payout_account_floor_must_be_zero": ProblemType(
         422,

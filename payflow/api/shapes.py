@@ -245,29 +245,36 @@ class Shape:
         self.fail(name, "not_an_instant", message)
         return None
 
-    def objects(self, name: str, *, maximum: int) -> list[Any]:
-        """A required, non-empty list of up to ``maximum`` items."""
+    def objects(self, name: str, *, maximum: int, empty: bool = False) -> list[Any]:
+        """A required list of up to ``maximum`` items, and of one unless ``empty``."""
         value = self._take(name, required=True)
         if value is _MISSING:
             return []
         if not isinstance(value, list):
             self.fail(name, "not_a_list", "A JSON list is expected.")
             return []
-        if not value:
+        if not value and not empty:
             self.fail(name, "empty", "At least one item is needed.")
         if len(value) > maximum:
             self.fail(name, "too_long", f"At most {maximum} items.")
             return []
         return value
 
-    def each(self, name: str, read: Callable[["Shape"], T], *, maximum: int) -> list[T]:
-        """What ``read`` makes of each item of a required, non-empty list of objects.
+    def each(
+        self,
+        name: str,
+        read: Callable[["Shape"], T],
+        *,
+        maximum: int,
+        empty: bool = False,
+    ) -> list[T]:
+        """What ``read`` makes of each item of a required list, as of :meth:`objects`.
 
         The errors of the items are noted beside this object's own, up to
         :data:`MAX_ERRORS`; items with errors are left out of the result.
         """
         results = []
-        for index, item in enumerate(self.objects(name, maximum=maximum)):
+        for index, item in enumerate(self.objects(name, maximum=maximum, empty=empty)):
             if len(self._errors) >= MAX_ERRORS:
                 break
             try:

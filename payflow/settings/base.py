@@ -188,6 +188,7 @@ IDEMPOTENCY_RESPONSE_RETENTION_DAYS = env.int("IDEMPOTENCY_RESPONSE_RETENTION_DA
 IDEMPOTENCY_REBUILDERS = {
     "transfer": "ledger.api.transfers.transfer_rebuild",
     "account": "ledger.api.accounts.account_rebuild",
+    "limits": "ledger.api.limits.limits_rebuild",
     "asset": "ledger.api.assets.asset_rebuild",
     "hold": "ledger.api.holds.hold_rebuild",
 }

@@ -77,7 +77,7 @@ def test_that_only_the_engine_writes_the_books():
     statement = re.compile(
         r"INSERT INTO ledger_(transfer|entry|hold\w*|reversal_total)\b|"
         r"UPDATE ledger_(account|hold\w*|reversal_total)\b|"
-        r"(Transfer|Entry)\.objects\.(bulk_)?create"
+        r"\b(Transfer|Entry)\.objects\.(bulk_)?create"
     )
     wrong = [
         str(path.relative_to(ROOT))
@@ -132,6 +132,28 @@ def test_that_every_problem_code_that_is_used_is_registered():
 
     assert used <= set(PROBLEMS)
     assert len(used) > 15
+
+
+def test_that_no_field_of_a_problem_hides_what_every_problem_has():
+    from payflow.api.rendering import problem_document
+    from payflow.errors import Problem
+
+    common = set(problem_document(Problem("not_found", "")))
+    wrong = [
+        f"{path.relative_to(ROOT)}:{key.lineno}: {key.value}"
+        for app in APPS
+        for path in sources(app)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "Problem"
+        and len(node.args) > 2
+        and isinstance(node.args[2], ast.Dict)
+        for key in node.args[2].keys
+        if isinstance(key, ast.Constant) and key.value in common
+    ]
+
+    assert wrong == []
 
 
 def test_that_the_problems_page_of_the_docs_is_what_the_registry_says():
