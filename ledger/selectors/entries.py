@@ -66,19 +66,17 @@ def entry_list(
         *range_conditions("r.created_at", "created", filters.created, parameters),
         *range_conditions("r.effective_at", "effective", filters.effective, parameters),
     ]
-    if before is not None:
-        conditions.append("r.account_version < %(before)s")
     if filters.transfer_id is None:
         # Nothing is effective after it was recorded.
         recorded = (
             max_of(filters.created[0], filters.effective[0]),
             filters.created[1],
         )
-        walked = version_conditions(
-            before=before, recorded=recorded, parameters=parameters
-        )
+        walked = version_conditions(recorded=recorded, parameters=parameters)
     else:
-        walked = _OF_TRANSFER
+        walked = list(_OF_TRANSFER)
+    if before is not None:
+        walked.append("w.account_version < %(before)s")
     keys, after = find(
         Search(
             walked=f"FROM ledger_entry w WHERE {' AND '.join(walked)}",
@@ -98,8 +96,8 @@ def entry_list(
 
 # A transfer has few entries. Not an equality of the account, which would let PostgreSQL
 # search them among all entries of the account.
-_OF_TRANSFER = [
+_OF_TRANSFER = (
     "w.ledger_id = %(ledger_id)s",
     "w.transfer_id = %(transfer_id)s",
     "w.account_id IS NOT DISTINCT FROM %(account_id)s",
-]
+)

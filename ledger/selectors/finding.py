@@ -229,16 +229,13 @@ def search_by_id(
     )
 
 
-def version_conditions(
-    *, before: Key | None, recorded: Range, parameters: dict[str, Any]
-) -> list[str]:
+def version_conditions(*, recorded: Range, parameters: dict[str, Any]) -> list[str]:
     """Conditions for the entries ``w`` of an account, by its versions.
 
     Recording times do not decrease along an account's versions, so that a range of them
     is a range of versions, found by bisection.
 
     Args:
-        before: the last version that was looked at; it is the first one of these.
         recorded: a range of ``created_at`` that holds for all that is looked for.
         parameters: where the values go; it has ``ledger_id`` and ``account_id``.
     """
@@ -251,8 +248,6 @@ def version_conditions(
         "w.ledger_id = %(ledger_id)s",
         "w.account_id = %(account_id)s",
     ]
-    if before is not None:
-        conditions.append("w.account_version <= %(before)s")
     if start is not None:
         conditions.append(
             f"w.account_version > {_VERSION_AT.format('recorded_before')}"

@@ -171,14 +171,13 @@ def _search(*, ledger_id: UUID, before: Key | None, filters: TransferFilters) ->
             slow_probes=slow,
         )
     parameters["account_id"] = filters.account_id
-    versions = version_conditions(
-        before=before, recorded=recorded, parameters=parameters
-    )
+    walked = version_conditions(recorded=recorded, parameters=parameters)
     heads = ["w.above IS DISTINCT FROM w.transfer_id"]
     if before is not None:
+        walked.append("w.account_version <= %(before)s")
         heads.append("w.account_version < %(before)s")
     return Search(
-        walked=f"FROM ledger_entry w WHERE {' AND '.join(versions)}",
+        walked=f"FROM ledger_entry w WHERE {' AND '.join(walked)}",
         key="account_version",
         candidates=_ACCOUNT_CANDIDATES.replace("{heads}", " AND ".join(heads))
         + row_of("w.transfer_id", table=_TABLE),

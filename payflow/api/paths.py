@@ -2,9 +2,9 @@
 
 
 class AnyTextConverter:
-    """The rest of a path, whatever characters it has, slashes and line breaks too."""
+    """The rest of a path: slashes and line breaks too, all that can be stored."""
 
-    regex = r"[\s\S]+"
+    regex = r"[^\x00]+"
 
     def to_python(self, value: str) -> str:
         """The text itself; Django has decoded it."""
