@@ -28,6 +28,11 @@ from ledger.api.reports import (
     TrialBalanceView,
 )
 from ledger.api.reversals import TransferReverseView
+from ledger.api.scheduled import (
+    ScheduledCancelView,
+    ScheduledDetailView,
+    ScheduledListView,
+)
 from ledger.api.statements import AccountBalanceView, AccountStatementView
 from ledger.api.transfers import TransferListView, TransferSeedView, TransferView
 
@@ -42,6 +47,12 @@ urlpatterns = [
     path("v1/holds/<str:hold_id>/capture", HoldCaptureView.as_view()),
     path("v1/holds/<str:hold_id>/void", HoldVoidView.as_view()),
     path("v1/holds/<str:hold_id>/extend", HoldExtendView.as_view()),
+    path("v1/scheduled-transfers", ScheduledListView.as_view()),
+    path("v1/scheduled-transfers/<str:scheduled_id>", ScheduledDetailView.as_view()),
+    path(
+        "v1/scheduled-transfers/<str:scheduled_id>/cancel",
+        ScheduledCancelView.as_view(),
+    ),
     path("v1/periods", PeriodsView.as_view()),
     path("v1/periods/close", PeriodCloseView.as_view()),
     path("v1/periods/reopen", PeriodReopenView.as_view()),

@@ -78,6 +78,9 @@ PROBLEMS: dict[str, ProblemType] = {
     "hold_not_found": ProblemType(
         404, "There is no such hold in this ledger", "Check the id."
     ),
+    "scheduled_not_found": ProblemType(
+        404, "There is no such scheduled transfer in this ledger", "Check the id."
+    ),
     "method_not_allowed": ProblemType(
         405, "This resource does not know the method", "See the `Allow` header."
     ),
@@ -133,6 +136,12 @@ PROBLEMS: dict[str, ProblemType] = {
         409,
         "The hold has ended",
         "`hold_status` says how; place a new one if needed.",
+    ),
+    "scheduled_not_pending": ProblemType(
+        409,
+        "The scheduled transfer has ended",
+        "`scheduled_status` says how; one that was posted can be reversed by its "
+        "`transfer_id`.",
     ),
     "period_not_closed": ProblemType(
         409,
@@ -250,6 +259,16 @@ PROBLEMS: dict[str, ProblemType] = {
         422,
         "The period has not been over for an hour",
         "Close it from `closable_from` on, with a new idempotency key if you use one.",
+    ),
+    "due_at_out_of_range": ProblemType(
+        422,
+        "The transfer cannot be scheduled for that time",
+        "Give a `due_at` after `after`, and not later than `latest`.",
+    ),
+    "retry_until_out_of_range": ProblemType(
+        422,
+        "The transfer cannot be tried again until that time",
+        "Give a `retry_until` after `due_at`, and not later than `latest`.",
     ),
     "limit_exceeded": ProblemType(
         422,

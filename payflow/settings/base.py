@@ -148,6 +148,16 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 5.0,
         "options": {"expires": 5.0},
     },
+    "post-scheduled": {
+        "task": "ledger.post_scheduled",
+        "schedule": 5.0,
+        "options": {"expires": 5.0},
+    },
+    "expire-holds": {
+        "task": "ledger.expire_holds",
+        "schedule": 5.0,
+        "options": {"expires": 5.0},
+    },
     "purge-responses": {
         "task": "idempotency.purge_responses",
         "schedule": 3600.0,
@@ -191,6 +201,7 @@ IDEMPOTENCY_REBUILDERS = {
     "limits": "ledger.api.limits.limits_rebuild",
     "asset": "ledger.api.assets.asset_rebuild",
     "hold": "ledger.api.holds.hold_rebuild",
+    "scheduled_transfer": "ledger.api.scheduled.scheduled_rebuild",
 }
 
 # --- Outbox -------------------------------------------------------------------
