@@ -1,9 +1,10 @@
 """Statements and reports as tables; ``payflow.sheets`` makes files of them."""
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from ledger.days import day_start
 from ledger.enums import Direction
 from ledger.models import Account, Ledger
 from ledger.selectors.assets import exponents
@@ -294,7 +295,14 @@ def _check_fact(is_balanced: bool) -> tuple[str, str]:
 
 
 def _period_text(start: datetime, end: datetime, zone: ZoneInfo) -> str:
-    return f"{local_text(start, zone)} up to before {local_text(end, zone)}"
+    """Whole days as days, the last one inclusive; anything else as instants."""
+    first, after = start.astimezone(zone).date(), end.astimezone(zone).date()
+    if first < after and (start, end) == (
+        day_start(first, zone=zone),
+        day_start(after, zone=zone),
+    ):
+        return f"{first} to {after - timedelta(days=1)}"
+    return f"{local_text(start, zone)} to {local_text(end, zone)}"
 
 
 def file_name_of(*, report: str, name: str, at: datetime, zone: ZoneInfo) -> str:

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 import zipfile
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -26,9 +26,11 @@ from ledger.selectors.statements import (
     statement_get,
     statement_lines,
 )
+from ledger.services.assets import AssetRequest, asset_create
 from ledger.services.clients import api_key_create
 from ledger.sheets import statement_sheet
 from ledger.tests.factories import (
+    ACTOR,
     AccountFactory,
     ApiClientFactory,
     LedgerFactory,
@@ -37,7 +39,7 @@ from ledger.tests.factories import (
 )
 from ledger.types import PostedTransfer, PostingRequest, TransferRequest
 from payflow.clock import format_instant, now
-from payflow.errors import ProblemError
+from payflow.errors import Problem, ProblemError
 from payflow.sheets import csv_chunks
 
 pytestmark = pytest.mark.django_db
@@ -223,6 +225,21 @@ def test_days_are_the_ledgers_and_the_last_one_is_in(zone, first, last, start, e
     assert statement.is_final
 
 
+def test_a_period_of_whole_days_is_named_by_its_days():
+    books = Books(time_zone="Europe/Berlin")
+
+    def period(start: Any, end: Any) -> str:
+        return dict(statement_sheet(books.statement(start=start, end=end)).facts)[
+            "Period"
+        ]
+
+    assert period(date(2026, 3, 1), date(2026, 3, 31)) == "2026-03-01 to 2026-03-31"
+    assert (
+        period(date(2026, 3, 1), datetime(2026, 3, 29, 10, tzinfo=UTC))
+        == "2026-03-01 00:00:00 to 2026-03-29 12:00:00"
+    )
+
+
 def test_a_period_that_has_not_begun_or_ends_before_it_begins_is_refused(books):
     with pytest.raises(ProblemError) as future:
         books.statement(start=date(2999, 1, 1))
@@ -396,6 +413,22 @@ def test_csv_has_as_many_decimals_as_the_currency(currency, minor, text):
     books.send(minor)
 
     assert csv_rows(books.get(format="csv"))[1]["credit"] == text
+
+
+def test_an_asset_is_shown_with_its_own_decimals(books):
+    asset = asset_create(
+        ledger_id=books.ledger.id,
+        request=AssetRequest(code="POINTS", name="Points", exponent=5),
+        actor=ACTOR,
+    )
+    assert not isinstance(asset, Problem), asset
+    fields = {"ledger": books.ledger, "currency": "POINTS", "min_balance": None}
+    books.ada, books.shop = (AccountFactory(**fields) for _ in range(2))
+    books.send(123)
+
+    (row,) = [row for row in csv_rows(books.get(format="csv")) if row["credit"]]
+
+    assert (row["credit"], row["currency"]) == ("0.00123", "POINTS")
 
 
 @pytest.mark.parametrize(
