@@ -210,6 +210,28 @@ def test_no_statement_of_any_flow_reaches_across_ledgers(admin_client, settings)
             headers={**headers, "Idempotency-Key": f"account-{ledger.id}"},
         )
         assert opened.status_code == 201
+        asset = http.post(
+            "/v1/assets",
+            '{"code": "PTS", "name": "Points", "exponent": 0}',
+            content_type="application/json",
+            headers=headers,
+        )
+        assert asset.status_code == 201
+        points = AccountFactory(ledger=ledger, currency="PTS")
+        exchanged = http.post(
+            "/v1/exchanges",
+            json.dumps(
+                {
+                    "from_account_id": str(source.id),
+                    "to_account_id": str(points.id),
+                    "amount": 10,
+                    "rate": "100",
+                }
+            ),
+            content_type="application/json",
+            headers={**headers, "Idempotency-Key": f"exchange-{ledger.id}"},
+        )
+        assert exchanged.status_code == 201
         for path in (
             "me",
             "transfers",
@@ -217,6 +239,8 @@ def test_no_statement_of_any_flow_reaches_across_ledgers(admin_client, settings)
             "accounts",
             f"accounts/{source.id}",
             f"accounts/{source.id}/entries",
+            "assets",
+            "assets/PTS",
         ):
             assert http.get(f"/v1/{path}", headers=headers).status_code == 200
         changed = http.patch(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import iso4217
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from payflow.money import (
@@ -138,6 +138,7 @@ def test_what_is_no_exact_amount_is_refused(text, exponent):
         parse_amount(text, exponent)
 
 
+@settings(deadline=None)
 @given(amounts, st.integers(0, 8))
 def test_that_what_is_formatted_reads_back(amount, exponent):
     number, _ = format_amount(amount, "PTS", exponent).split()
@@ -244,6 +245,7 @@ def test_a_ratio_that_is_not_exact_is_refused(ratio):
         split_amount(100, [1, ratio])
 
 
+@settings(deadline=None)
 @given(amounts, ratio_lists)
 def test_that_a_split_neither_loses_nor_makes_money(amount, ratios):
     parts = split_amount(amount, ratios)
@@ -256,11 +258,13 @@ def test_that_a_split_neither_loses_nor_makes_money(amount, ratios):
             assert part == 0
 
 
+@settings(deadline=None)
 @given(amounts, ratio_lists)
 def test_that_a_negative_amount_is_split_as_the_positive_one(amount, ratios):
     assert split_amount(-amount, ratios) == [-p for p in split_amount(amount, ratios)]
 
 
+@settings(deadline=None)
 @given(st.integers(0, MAX_AMOUNT), ratio_lists)
 def test_that_a_larger_ratio_never_gets_less(amount, ratios):
     parts = split_amount(amount, ratios)
@@ -269,6 +273,7 @@ def test_that_a_larger_ratio_never_gets_less(amount, ratios):
     assert [part for _, part in ranked] == sorted(parts)
 
 
+@settings(deadline=None)
 @given(amounts, ratio_lists, st.fractions("1/1000", 1000))
 def test_that_only_the_proportions_of_ratios_count(amount, ratios, factor):
     scaled = [ratio * factor for ratio in ratios]
@@ -276,6 +281,7 @@ def test_that_only_the_proportions_of_ratios_count(amount, ratios, factor):
     assert split_amount(amount, scaled) == split_amount(amount, ratios)
 
 
+@settings(deadline=None)
 @given(st.data(), st.integers(0, MAX_AMOUNT), ratio_lists)
 def test_that_order_decides_only_between_equal_remainders(data, amount, ratios):
     order = data.draw(st.permutations(range(len(ratios))))
