@@ -29,10 +29,22 @@ from uuid import UUID
 from django.db import connection
 from django.db.models.functions import Now
 
+from ledger.audit_origin_queries import (
+    CAPTURES,
+    HOLD_POSTINGS,
+    HOLD_SLICE_END,
+    HOLDS,
+    LAST_HOLD,
+    LAST_ORIGINAL,
+    ORIGINAL_SLICE_END,
+    REVERSAL_TOTALS,
+    REVERSALS,
+)
 from ledger.audit_queries import (
     ACCOUNT_SLICE_END,
     ACCOUNT_SUMS,
     ACCOUNTS,
+    CLOSINGS,
     COMPLETIONS,
     DETAILS,
     ENTRIES,
@@ -42,15 +54,22 @@ from ledger.audit_queries import (
     KEYS,
     LAST_ENTRY_OF_ACCOUNT,
     LAST_KEY,
+    LAST_SCHEDULED,
     LAST_TRANSFER,
+    LAST_USAGE,
     LAST_VERSION,
     LEDGER_COLUMNS,
     LEDGERS_OF_TABLE,
     PAYOUT_ACCOUNTS,
     PAYOUT_POSTINGS,
     PAYOUT_TASKS,
+    PERIODS,
+    SCHEDULED,
+    SCHEDULED_SLICE_END,
     TRANSFER_SLICE_END,
     TRANSFERS,
+    USAGE,
+    USAGE_SLICE_END,
     SliceBounds,
     Sweep,
 )
@@ -99,10 +118,20 @@ _CHECKS = (
     ),
     Check(
         "account_pending_equals_holds",
-        "An account's pending counters equal its active holds (there are none yet).",
+        "An account's pending counters equal what its holds reserve, lapsed ones that"
+        " are not ended yet included.",
         "accounts",
     ),
-    Check("account_closed_is_empty", "A closed account is empty.", "accounts"),
+    Check(
+        "account_closed_is_empty",
+        "A closed account is empty and no hold is on it.",
+        "accounts",
+    ),
+    Check(
+        "account_with_limits_says_so",
+        "An account says that it has velocity limits if, and only if, it has some.",
+        "accounts",
+    ),
     Check(
         "payout_balance_is_in_flight",
         "A payout account's balance is the sum of its payouts in flight.",
@@ -148,9 +177,15 @@ _CHECKS = (
         "transfers",
     ),
     Check(
+        "transfer_states_its_origin",
+        "A capture names its hold, a reversal its transfer, and both the posting there"
+        " that each of their own comes from; nothing else names any.",
+        "transfers that end or undo something",
+    ),
+    Check(
         "transfer_reverses_existing",
         "A transfer that reverses another names one that exists.",
-        "transfers",
+        "transfers that end or undo something",
     ),
     Check(
         "transfer_has_posted_task",
@@ -178,11 +213,104 @@ _CHECKS = (
     Check(
         "completion_ends_one_payout",
         "A completion transfer ends exactly one payout.",
-        "transfers",
+        "transfers that end or undo something",
+    ),
+    Check(
+        "hold_comes_with_its_postings",
+        "A hold has its postings 1, 2, 3 and so on, recorded with it, each between two"
+        " accounts of its currency; nothing else has any.",
+        "holds",
+    ),
+    Check(
+        "hold_is_active_while_it_holds",
+        "A hold is active, and has not ended, while it holds something; it is captured"
+        " only if something was.",
+        "holds",
+    ),
+    Check(
+        "hold_expires_when_it_has_lapsed",
+        "No hold was recorded as expired before its time.",
+        "holds",
+    ),
+    Check(
+        "hold_postings_expire_together",
+        "A hold's postings lapse when it does.",
+        "holds",
+    ),
+    Check(
+        "hold_events_tell_its_history",
+        "A hold's events are its placing, one for each of its captures and its end,"
+        " and say what was captured and released.",
+        "holds",
+    ),
+    Check(
+        "hold_captured_and_released_within_held",
+        "What is captured of a hold's posting is within its limit, and with what is"
+        " released within what was held.",
+        "postings of holds",
+    ),
+    Check(
+        "hold_captured_equals_captures",
+        "What is captured of a hold's posting is what its captures moved.",
+        "postings of holds",
+    ),
+    Check(
+        "capture_moves_what_is_held",
+        "Every capture's hold exists, and the capture moved money between the accounts"
+        " of the hold's posting.",
+        "postings of captures",
+    ),
+    Check(
+        "capture_before_expiry",
+        "Every capture was recorded before its hold lapsed or ended.",
+        "postings of captures",
+    ),
+    Check(
+        "reversal_is_not_reversed",
+        "What was reversed is itself no reversal and no settlement.",
+        "postings of reversals",
+    ),
+    Check(
+        "reversal_moves_back_what_was_moved",
+        "A reversal moves money back to where it came from; out of where it went, or,"
+        " with the permission, out of receivables.",
+        "postings of reversals",
+    ),
+    Check(
+        "payout_is_reversed_by_payout_reversal",
+        "Payouts, and nothing else, are given back by transfers of that kind.",
+        "postings of reversals",
+    ),
+    Check(
+        "reversal_total_equals_reversals",
+        "What is noted as reversed of a posting is what its reversals moved back, and"
+        " not more than it moved.",
+        "postings that were reversed",
+    ),
+    Check(
+        "exchange_is_reversed_whole",
+        "Both sides of an exchange are reversed, and whole, or neither is.",
+        "postings that were reversed",
+    ),
+    Check(
+        "transfer_effective_in_open_period",
+        "No transfer became effective in a period that had been closed.",
+        "backdated transfers of ledgers that closed periods",
+    ),
+    Check(
+        "scheduled_posted_has_transfer",
+        "A scheduled transfer that was posted names the transfer with its postings and"
+        " its key, and no other names any.",
+        "scheduled transfers",
+    ),
+    Check(
+        "usage_totals_never_decrease",
+        "What counts against an account's velocity limits never gets less.",
+        "usage",
     ),
     Check(
         "idempotency_key_has_resource",
-        "An idempotency key's transfer or account exists.",
+        "What an idempotency key made exists.",
         "idempotency keys",
     ),
 )
@@ -337,7 +465,8 @@ def audit_row_estimate() -> int:
         cursor.execute(
             "SELECT sum(greatest(c.reltuples, 0) * w.weight)::bigint FROM pg_class c"
             " JOIN (VALUES ('ledger_entry', 1), ('ledger_transfer', 1),"
-            " ('ledger_account', 1), ('idempotency_key', 1)) AS w (name, weight)"
+            " ('ledger_account', 1), ('ledger_hold', 1), ('ledger_reversal_total', 1),"
+            " ('ledger_usage', 1), ('idempotency_key', 1)) AS w (name, weight)"
             " ON c.oid = w.name::regclass"
         )
         (rows,) = cursor.fetchone()
@@ -432,7 +561,13 @@ class _Audit:
             self._sum_accounts(ledger_id)
             self._walk_accounts(ledger_id)
             self._walk_transfers(ledger_id)
-            self._walk_keys(ledger_id)
+            self._walk_holds(ledger_id)
+            self._walk_reversals(ledger_id)
+            self._walk_ids(
+                ledger_id, "scheduled", SCHEDULED_SLICE_END, LAST_SCHEDULED, SCHEDULED
+            )
+            self._walk_ids(ledger_id, "usage", USAGE_SLICE_END, LAST_USAGE, USAGE)
+            self._walk_ids(ledger_id, "key", KEY_SLICE_END, LAST_KEY, KEYS)
 
     def _find_ledgers(self) -> None:
         """All ledgers, also those that only rows without a ledger name."""
@@ -510,7 +645,7 @@ class _Audit:
     def _account_slice_end(
         self, cursor: Any, ledger_id: UUID, after: tuple[UUID, int] | None
     ) -> tuple[UUID, int] | None:
-        """The key up to which to read: the nearer of so many accounts or entries."""
+        """The key up to which to read: so many accounts, entries or open holds on."""
         bounds = SliceBounds(
             ledger_id,
             account_after=after[0] if after else None,
@@ -520,10 +655,10 @@ class _Audit:
         cursor.execute(ENTRY_SLICE_END.format(**bounds.sql()), limits)
         entry_end: tuple[UUID, int] | None = cursor.fetchone()
         cursor.execute(ACCOUNT_SLICE_END.format(**bounds.sql()), limits)
-        account_end = cursor.fetchone()
+        (account_end,) = cursor.fetchone()
         ends = [entry_end] if entry_end else []
         if account_end:
-            ends.append((account_end[0], LAST_VERSION))
+            ends.append((account_end, LAST_VERSION))
         end = min(ends, default=None)
         if end is None or end[1] == LAST_VERSION:
             return end
@@ -546,6 +681,13 @@ class _Audit:
                 self._progress(self._sweep(cursor, TRANSFERS, bounds))
                 self._sweep(cursor, COMPLETIONS, bounds)
                 self._sweep(cursor, PAYOUT_TASKS, bounds)
+                cursor.execute(CLOSINGS, bounds.parameters)
+                starts, ends, befores = cursor.fetchone()
+                if starts:
+                    bounds.parameters["closing_starts"] = starts
+                    bounds.parameters["closing_ends"] = ends
+                    bounds.parameters["closing_befores"] = befores
+                    self._sweep(cursor, PERIODS, bounds)
                 cursor.execute(ENTRY_SUMS.format(**bounds.sql()), bounds.parameters)
                 for currency, rows, debits, credits in cursor.fetchall():
                     self.results["entry_sums_balance"].row_count += rows
@@ -556,12 +698,32 @@ class _Audit:
                 "entry_sums_balance", ledger_id, currency, debits, credits
             )
 
-    def _walk_keys(self, ledger_id: UUID) -> None:
+    def _walk_holds(self, ledger_id: UUID) -> None:
+        """Holds, their postings, events and captures, in the order of hold ids."""
         with closing(
-            self._id_slices(ledger_id, "key", KEY_SLICE_END, LAST_KEY)
+            self._id_slices(ledger_id, "hold", HOLD_SLICE_END, LAST_HOLD)
         ) as slices:
             for cursor, bounds in slices:
-                self._progress(self._sweep(cursor, KEYS, bounds))
+                self._progress(self._sweep(cursor, HOLDS, bounds))
+                self._sweep(cursor, HOLD_POSTINGS, bounds)
+                self._sweep(cursor, CAPTURES, bounds)
+
+    def _walk_reversals(self, ledger_id: UUID) -> None:
+        """Reversals and their totals, in the order of the ids of what they reverse."""
+        with closing(
+            self._id_slices(ledger_id, "original", ORIGINAL_SLICE_END, LAST_ORIGINAL)
+        ) as slices:
+            for cursor, bounds in slices:
+                self._progress(self._sweep(cursor, REVERSAL_TOTALS, bounds))
+                self._sweep(cursor, REVERSALS, bounds)
+
+    def _walk_ids(
+        self, ledger_id: UUID, name: str, slice_end: str, last: str, sweep: Sweep
+    ) -> None:
+        """The rows of one table, in the order of their ids."""
+        with closing(self._id_slices(ledger_id, name, slice_end, last)) as slices:
+            for cursor, bounds in slices:
+                self._progress(self._sweep(cursor, sweep, bounds))
 
     def _id_slices(
         self, ledger_id: UUID, name: str, slice_end: str, last: str

@@ -5,21 +5,33 @@ disabled like anything else, and have the audit look inside it. What needs commi
 a database of its own, see ``test_commands``.
 """
 
+import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from django.conf import settings
 from django.db import connection
 from django.db.models.functions import Now
 
 from idempotency.models import IdempotencyKey
 from ledger import audit
 from ledger.audit import CHECKS, AuditReport, audit_run
-from ledger.models import Account, AuditRun, Change, Entry, Ledger, Transfer
+from ledger.audit_queries import KEY_RESOURCES
+from ledger.models import (
+    Account,
+    AuditRun,
+    Change,
+    Entry,
+    HoldEvent,
+    Ledger,
+    Transfer,
+)
 from ledger.services.accounts import account_update
 from ledger.services.integrity import integrity_get
-from ledger.tests.books import Books
+from ledger.tests.books import Books, FullBooks
 from ledger.tests.factories import (
     ACTOR,
     AccountFactory,
@@ -30,6 +42,7 @@ from ledger.tests.factories import (
 )
 from outbox.enums import Delivery, TaskState
 from outbox.models import OutboxTask
+from payflow.clock import now
 from payflow.ids import new_id
 
 pytestmark = pytest.mark.django_db
@@ -39,6 +52,14 @@ TABLES = (
     "ledger_account",
     "ledger_entry",
     "ledger_transfer",
+    "ledger_hold",
+    "ledger_hold_posting",
+    "ledger_hold_event",
+    "ledger_reversal_total",
+    "ledger_usage",
+    "ledger_velocity_limit",
+    "ledger_scheduled_transfer",
+    "ledger_change",
     "outbox_task",
     "idempotency_key",
 )
@@ -70,18 +91,32 @@ def books() -> Books:
 @pytest.fixture
 def unguarded(books: Books) -> Books:
     """Sound books of which every trigger, foreign keys' too, is off."""
+    disarm()
+    return books
+
+
+@pytest.fixture
+def full() -> FullBooks:
+    """Sound books with holds, reversals and all else; their triggers are off, too."""
+    books = FullBooks()
+    disarm()
+    return books
+
+
+def disarm() -> None:
     for table in TABLES:
         run(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
-    return books
 
 
 # --- Sound books ------------------------------------------------------------------
 
 
-def test_sound_books_are_found_sound_and_every_check_has_looked(books: Books) -> None:
-    IdempotencyKey.objects.create(**key_of(books, "transfer", books.transfer))
+def test_sound_books_are_found_sound_and_every_check_has_looked(
+    full: FullBooks,
+) -> None:
+    IdempotencyKey.objects.create(**key_of(full, "transfer", full.transfer))
 
-    report = check_of(books.ledger)
+    report = check_of(full.ledger)
 
     assert fired(report) == {}
     assert report.is_sound
@@ -90,10 +125,10 @@ def test_sound_books_are_found_sound_and_every_check_has_looked(books: Books) ->
 
 
 @pytest.mark.parametrize("slice_rows", [1, 2, 3, 7])
-def test_slices_of_any_size_see_the_same(books: Books, slice_rows: int) -> None:
-    whole = check_of(books.ledger)
+def test_slices_of_any_size_see_the_same(full: FullBooks, slice_rows: int) -> None:
+    whole = check_of(full.ledger)
 
-    sliced = check_of(books.ledger, slice_rows=slice_rows)
+    sliced = check_of(full.ledger, slice_rows=slice_rows)
 
     assert sliced.is_sound
     assert [r.row_count for r in sliced.checks] == [r.row_count for r in whole.checks]
@@ -453,12 +488,16 @@ def test_entries_with_other_times_than_their_transfer_are_found(
 
 def test_reversal_of_nothing_is_found(unguarded: Books) -> None:
     run(
-        "UPDATE ledger_transfer SET reverses_transfer_id = %s WHERE id = %s",
+        "UPDATE ledger_transfer SET kind = 'reversal', reason = 'error',"
+        " source_postings = '{1}', reverses_transfer_id = %s WHERE id = %s",
         new_id(),
         unguarded.reply,
     )
 
-    assert fired(check_of(unguarded.ledger)) == {"transfer_reverses_existing": 1}
+    assert fired(check_of(unguarded.ledger)) == {
+        "transfer_reverses_existing": 1,
+        "reversal_total_equals_reversals": 30,
+    }
 
 
 def test_transfer_without_its_outbox_task_is_found(unguarded: Books) -> None:
@@ -649,14 +688,553 @@ def test_completion_with_meddled_metadata_is_found(unguarded: Books) -> None:
     }
 
 
+# --- Holds ------------------------------------------------------------------------
+
+
+def test_pending_unlike_the_open_holds_is_found(full: FullBooks) -> None:
+    run(
+        "UPDATE ledger_account SET debits_pending = debits_pending - 7 WHERE id = %s",
+        full.carol.id,
+    )
+    run(
+        "UPDATE ledger_account SET credits_pending = 0 WHERE id = %s",
+        full.dave.id,
+    )
+
+    # 400 active, 180 of 300, 60 lapsed and not swept.
+    assert fired(check_of(full.ledger)) == {"account_pending_equals_holds": 7 + 640}
+
+
+def test_hold_on_a_closed_account_is_found(full: FullBooks) -> None:
+    run(
+        "UPDATE ledger_hold_posting SET to_account_id = %s WHERE hold_id = %s",
+        full.closed.id,
+        full.active.id,
+    )
+
+    assert fired(check_of(full.ledger)) == {
+        "account_closed_is_empty": 400,
+        "account_pending_equals_holds": 800,
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "number = 2",
+        "number = number - 1",
+        "to_account_id = from_account_id",
+        "to_account_id = gen_random_uuid()",
+        "currency = 'EUR'",
+        "created_at = created_at - interval '1 second'",
+    ],
+)
+def test_hold_with_other_postings_is_found(full: FullBooks, change: str) -> None:
+    for name in ("has_two_accounts", "number_is_positive"):
+        drop_constraint("ledger_hold_posting", f"hold_posting_{name}")
+    run(f"UPDATE ledger_hold_posting SET {change} WHERE hold_id = %s", full.voided.id)
+
+    assert fired(check_of(full.ledger)) == {"hold_comes_with_its_postings": 80}
+
+
+def test_hold_without_postings_is_found(full: FullBooks) -> None:
+    run("DELETE FROM ledger_hold_posting WHERE hold_id = %s", full.voided.id)
+
+    assert fired(check_of(full.ledger)) == {
+        "hold_comes_with_its_postings": 1,
+        "hold_events_tell_its_history": 80,
+    }
+
+
+def test_posting_added_to_a_hold_is_found(full: FullBooks) -> None:
+    copy_row("ledger_hold_posting", "hold_id", full.voided.id, number=2)
+
+    assert fired(check_of(full.ledger)) == {
+        "hold_comes_with_its_postings": 160,
+        "hold_events_tell_its_history": 80,
+    }
+
+
+def test_postings_and_events_without_hold_are_found(full: FullBooks) -> None:
+    run("DELETE FROM ledger_hold WHERE id = %s", full.voided.id)
+    run("DELETE FROM ledger_hold_posting WHERE hold_id = %s", full.expired.id)
+    run("DELETE FROM ledger_hold WHERE id = %s", full.expired.id)
+
+    assert fired(check_of(full.ledger)) == {
+        "hold_comes_with_its_postings": 80,
+        "hold_events_tell_its_history": 80 + 70,
+    }
+
+
+@pytest.mark.parametrize(
+    ("hold", "change", "difference"),
+    [
+        ("active", "status = 'voided', ended_at = now()", 400),
+        ("lapsed", "status = 'expired', ended_at = clock_timestamp()", 60),
+        ("voided", "status = 'active', ended_at = NULL", 1),
+        ("voided", "status = 'captured'", 1),
+        ("voided", "ended_at = NULL", 1),
+        ("voided", "status = 'gone'", 1),
+    ],
+)
+def test_hold_of_another_status_than_it_holds_is_found(
+    full: FullBooks, hold: str, change: str, difference: int
+) -> None:
+    for name in ("hold_end_has_time", "hold_status_is_known"):
+        drop_constraint("ledger_hold", name)
+    run(f"UPDATE ledger_hold SET {change} WHERE id = %s", getattr(full, hold).id)
+
+    found = fired(check_of(full.ledger))
+
+    assert found["hold_is_active_while_it_holds"] == difference
+
+
+def test_hold_that_expired_before_its_time_is_found(full: FullBooks) -> None:
+    run(
+        "UPDATE ledger_hold SET ended_at = expires_at - interval '1 microsecond'"
+        " WHERE id = %s",
+        full.expired.id,
+    )
+
+    assert fired(check_of(full.ledger)) == {"hold_expires_when_it_has_lapsed": 1}
+
+
+def test_posting_that_lapses_at_another_time_than_its_hold_is_found(
+    full: FullBooks,
+) -> None:
+    run(
+        "UPDATE ledger_hold_posting SET expires_at = expires_at + interval '1 hour'"
+        " WHERE hold_id = %s",
+        full.active.id,
+    )
+
+    assert fired(check_of(full.ledger)) == {"hold_postings_expire_together": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ("DELETE FROM ledger_hold_event WHERE kind = 'placed' AND hold_id = %s", 1),
+        ("DELETE FROM ledger_hold_event WHERE kind = 'captured' AND hold_id = %s", 120),
+        ("UPDATE ledger_hold_event SET captured = captured + 3 WHERE hold_id = %s", 6),
+        ("UPDATE ledger_hold_event SET released = released + 3 WHERE hold_id = %s", 6),
+        (
+            "UPDATE ledger_hold_event SET transfer_id = gen_random_uuid()"
+            " WHERE kind = 'captured' AND hold_id = %s",
+            1,
+        ),
+        (
+            "UPDATE ledger_hold_event e SET transfer_id = (SELECT id"
+            " FROM ledger_transfer WHERE ledger_id = e.ledger_id AND kind = 'transfer'"
+            " LIMIT 1) WHERE kind = 'captured' AND hold_id = %s",
+            1,
+        ),
+    ],
+)
+def test_history_that_differs_from_what_became_of_the_hold_is_found(
+    full: FullBooks, change: str, difference: int
+) -> None:
+    run(change, full.partly.id)
+
+    assert fired(check_of(full.ledger)) == {"hold_events_tell_its_history": difference}
+
+
+@pytest.mark.parametrize("kind", ["placed", "voided"])
+def test_event_that_is_there_twice_is_found(full: FullBooks, kind: str) -> None:
+    (event,) = HoldEvent.objects.filter(hold_id=full.voided.id, kind=kind)
+    copy_row("ledger_hold_event", "id", event.id)
+
+    assert "hold_events_tell_its_history" in fired(check_of(full.ledger))
+
+
+def test_end_that_no_event_tells_is_found(full: FullBooks) -> None:
+    run(
+        "UPDATE ledger_hold_event SET kind = 'expired'"
+        " WHERE kind = 'voided' AND hold_id = %s",
+        full.voided.id,
+    )
+
+    assert fired(check_of(full.ledger)) == {"hold_events_tell_its_history": 1}
+
+
+@pytest.mark.parametrize(
+    ("hold", "change", "difference"),
+    [
+        ("captured", "captured = captured + 1000", 1),
+        ("voided", "released = released + 5", 5),
+        ("exceeded", "capture_limit = captured - 1", 1),
+        ("active", "released = -5", 405),
+        ("active", "captured = -5", 405),
+    ],
+)
+def test_more_captured_or_released_than_was_held_is_found(
+    full: FullBooks, hold: str, change: str, difference: int
+) -> None:
+    for name in ("within_limit", "and_released_within_held"):
+        drop_constraint("ledger_hold_posting", f"hold_captured_{name}")
+    run(
+        f"UPDATE ledger_hold_posting SET {change} WHERE hold_id = %s",
+        getattr(full, hold).id,
+    )
+
+    found = fired(check_of(full.ledger))
+
+    assert found["hold_captured_and_released_within_held"] == difference
+
+
+def test_capture_in_the_hold_alone_is_found(full: FullBooks) -> None:
+    run(
+        "UPDATE ledger_hold_posting SET captured = 100 WHERE hold_id = %s",
+        full.active.id,
+    )
+
+    assert fired(check_of(full.ledger)) == {
+        "account_pending_equals_holds": 200,
+        "hold_captured_equals_captures": 100,
+        "hold_events_tell_its_history": 100,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "event_difference"),
+    [
+        ("source_postings = '{2}'", None),
+        ("source_postings = '{NULL}'", None),
+        ("source_postings = '{{1}}'", None),
+        ("hold_id = gen_random_uuid()", 1),
+    ],
+)
+def test_capture_of_nothing_is_found(
+    full: FullBooks, change: str, event_difference: int | None
+) -> None:
+    run(f"UPDATE ledger_transfer SET {change} WHERE id = %s", full.partly_capture)
+
+    expected = {
+        "capture_moves_what_is_held": 120,
+        "hold_captured_equals_captures": 120,
+    }
+    if event_difference is not None:
+        expected["hold_events_tell_its_history"] = event_difference
+    assert fired(check_of(full.ledger)) == expected
+
+
+@pytest.mark.parametrize("side", ["from_account_id", "to_account_id"])
+def test_capture_between_other_accounts_is_found(full: FullBooks, side: str) -> None:
+    run(
+        f"UPDATE ledger_hold_posting SET {side} = %s WHERE hold_id = %s",
+        full.alice.id,
+        full.captured.id,
+    )
+
+    assert fired(check_of(full.ledger)) == {"capture_moves_what_is_held": 200}
+
+
+@pytest.mark.parametrize("end", ["expires_at", "ended_at"])
+def test_capture_after_the_hold_lapsed_or_ended_is_found(
+    full: FullBooks, end: str
+) -> None:
+    # Before the captures, which were no sooner than the next microsecond.
+    soon = f"{end} = created_at + interval '1 microsecond'"
+    run(f"UPDATE ledger_hold SET {soon} WHERE id = %s", full.captured.id)
+    if end == "expires_at":
+        run(
+            f"UPDATE ledger_hold_posting SET {soon} WHERE hold_id = %s",
+            full.captured.id,
+        )
+
+    assert fired(check_of(full.ledger)) == {"capture_before_expiry": 200}
+
+
+def copy_row(table: str, column: str, value: UUID, **changes: Any) -> None:
+    """Adds a copy of a row with a new id and these changes."""
+    run(
+        f"INSERT INTO {table} SELECT (jsonb_populate_record(t,"
+        f" jsonb_build_object('id', gen_random_uuid()) || %s::jsonb)).*"
+        f" FROM {table} t WHERE {column} = %s",
+        json.dumps(changes),
+        value,
+    )
+
+
+# --- Reversals --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "kind = 'transfer'",
+        "hold_id = NULL",
+        "source_postings = NULL",
+        "source_postings = '{1,1}'",
+        "source_postings = '{}'",
+    ],
+)
+def test_transfer_that_hides_what_it_comes_from_is_found(
+    full: FullBooks, change: str
+) -> None:
+    drop_constraint("ledger_transfer", "transfer_capture_names_hold")
+    drop_constraint("ledger_transfer", "transfer_sources_are_of_each_posting")
+    run(f"UPDATE ledger_transfer SET {change} WHERE id = %s", full.partly_capture)
+
+    assert fired(check_of(full.ledger))["transfer_states_its_origin"] == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("kind", "capture"), ("source_postings", "{1}")]
+)
+def test_transfer_that_claims_to_come_from_something_is_found(
+    full: FullBooks, column: str, value: str
+) -> None:
+    drop_constraint("ledger_transfer", "transfer_capture_names_hold")
+    drop_constraint("ledger_transfer", "transfer_sources_are_of_each_posting")
+    run(f"UPDATE ledger_transfer SET {column} = %s WHERE id = %s", value, full.transfer)
+
+    assert fired(check_of(full.ledger)) == {"transfer_states_its_origin": 1}
+
+
+def test_reversal_of_a_reversal_is_found(full: FullBooks) -> None:
+    run(
+        "UPDATE ledger_transfer SET reverses_transfer_id = %s WHERE id = %s",
+        full.first_reversal,
+        full.forced_reversal,
+    )
+
+    assert fired(check_of(full.ledger))["reversal_is_not_reversed"] == 300
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE ledger_transfer SET permission = NULL WHERE id = %(reversal)s",
+        "UPDATE ledger_account SET reference = 'mine' WHERE ledger_id = %(ledger)s"
+        " AND reference = 'system:receivables:USD'",
+        "UPDATE ledger_account SET reference = NULL WHERE ledger_id = %(ledger)s"
+        " AND reference = 'system:receivables:USD'",
+    ],
+)
+def test_reversal_out_of_an_account_that_did_not_get_the_money_is_found(
+    full: FullBooks, change: str
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            change, {"reversal": full.forced_reversal, "ledger": full.ledger.id}
+        )
+
+    assert fired(check_of(full.ledger)) == {"reversal_moves_back_what_was_moved": 200}
+
+
+def test_reversal_of_another_transfer_than_it_undoes_is_found(full: FullBooks) -> None:
+    run(
+        "UPDATE ledger_transfer SET reverses_transfer_id = %s WHERE id = %s",
+        full.transfer,
+        full.first_reversal,
+    )
+
+    assert fired(check_of(full.ledger)) == {
+        "reversal_moves_back_what_was_moved": 100,
+        "reversal_total_equals_reversals": 100 + 100,
+    }
+
+
+@pytest.mark.parametrize("source", ["{2}", "{NULL}", "{{1}}", "[0:0]={1}"])
+def test_reversal_of_a_posting_that_is_not_there_is_found(
+    full: FullBooks, source: str
+) -> None:
+    run(
+        "UPDATE ledger_transfer SET source_postings = %s WHERE id = %s",
+        source,
+        full.first_reversal,
+    )
+
+    assert fired(check_of(full.ledger)) == {
+        "reversal_moves_back_what_was_moved": 100,
+        "reversal_total_equals_reversals": 100 + 100,
+    }
+
+
+def test_payout_that_an_ordinary_reversal_gave_back_is_found(full: FullBooks) -> None:
+    run(
+        "UPDATE ledger_transfer SET kind = 'reversal', reason = 'error' WHERE id = %s",
+        full.rejected.completion_transfer_id,
+    )
+
+    assert fired(check_of(full.ledger)) == {
+        "payout_end_has_completion": 2_000,
+        "payout_is_reversed_by_payout_reversal": 2_000,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ("UPDATE ledger_reversal_total SET reversed = reversed + 10", 10),
+        ("UPDATE ledger_reversal_total SET reversed = reversed - 10", 10),
+        ("UPDATE ledger_reversal_total SET amount = amount + 10", 260),
+        ("UPDATE ledger_reversal_total SET posting_number = 2", 250 + 250),
+        ("UPDATE ledger_reversal_total SET transfer_id = gen_random_uuid()", 250 + 250),
+        ("DELETE FROM ledger_reversal_total", 250),
+    ],
+)
+def test_total_that_is_not_what_was_reversed_is_found(
+    full: FullBooks, change: str, difference: int
+) -> None:
+    run(f"{change} WHERE transfer_id = %s", full.half_undone)
+
+    assert fired(check_of(full.ledger)) == {
+        "reversal_total_equals_reversals": difference
+    }
+
+
+def test_more_reversed_than_moved_is_found(full: FullBooks) -> None:
+    run(
+        "UPDATE ledger_entry SET amount = 400 WHERE transfer_id = %s",
+        full.first_reversal,
+    )
+    drop_constraint("ledger_reversal_total", "reversed_within_transferred")
+    run(
+        "UPDATE ledger_reversal_total SET reversed = 550 WHERE transfer_id = %s",
+        full.half_undone,
+    )
+
+    found = fired(check_of(full.ledger))
+
+    assert found["reversal_total_equals_reversals"] == 50
+
+
+def test_half_reversed_exchange_is_found(full: FullBooks) -> None:
+    run(
+        "DELETE FROM ledger_reversal_total"
+        " WHERE transfer_id = %s AND posting_number = 2",
+        full.undone_exchange,
+    )
+
+    found = fired(check_of(full.ledger))
+
+    assert found["exchange_is_reversed_whole"] == 1
+
+
+# --- Limits, periods and schedules ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM ledger_velocity_limit WHERE account_id = %s",
+        "UPDATE ledger_account SET has_velocity_limits = false WHERE id = %s",
+    ],
+)
+def test_account_that_is_wrong_about_its_limits_is_found(
+    full: FullBooks, change: str
+) -> None:
+    run(change, full.carol.id)
+
+    assert fired(check_of(full.ledger)) == {"account_with_limits_says_so": 1}
+
+
+@pytest.mark.parametrize("column", ["out_amount", "out_count", "in_amount", "in_count"])
+def test_usage_that_gets_less_is_found(full: FullBooks, column: str) -> None:
+    run(
+        f"UPDATE ledger_usage SET {column} = (SELECT {column} - 1 FROM ledger_usage"
+        "     WHERE ledger_id = %s ORDER BY created_at DESC OFFSET 1 LIMIT 1)"
+        " WHERE id = (SELECT id FROM ledger_usage"
+        "     WHERE ledger_id = %s ORDER BY created_at DESC LIMIT 1)",
+        full.ledger.id,
+        full.ledger.id,
+    )
+
+    assert fired(check_of(full.ledger)) == {"usage_totals_never_decrease": 1}
+
+
+def close(books: FullBooks, *, before_minutes: int, recorded_minutes_ago: int) -> None:
+    """Writes into the history that a period was closed, or, with -1, reopened."""
+    at = now()
+    closed_before = at - timedelta(minutes=before_minutes)
+    Change.objects.create(
+        ledger_id=books.ledger.id,
+        fields=["closed_before"],
+        old={},
+        new={
+            "closed_before": closed_before.isoformat() if before_minutes > 0 else None
+        },
+        actor="raw SQL",
+        created_at=at - timedelta(minutes=recorded_minutes_ago),
+    )
+
+
+@pytest.mark.parametrize(
+    "closings", [[(30, 5)], [(90, 5), (30, 3)], [(30, 5), (-1, 0)]]
+)
+def test_transfer_into_a_period_that_was_closed_is_found(
+    full: FullBooks, closings: list[tuple[int, int]]
+) -> None:
+    # The transfer is effective an hour ago. What is reopened later was closed then.
+    for before, ago in closings:
+        close(full, before_minutes=before, recorded_minutes_ago=ago)
+
+    assert fired(check_of(full.ledger)) == {"transfer_effective_in_open_period": 1}
+
+
+@pytest.mark.parametrize(
+    "closings",
+    [
+        # Another period; the same one, too late to say; and one that was reopened.
+        [(90, 5)],
+        [(30, 0)],
+        [(30, 5), (-1, 3)],
+        [(30, 5), (90, 3)],
+    ],
+)
+def test_transfer_into_a_period_that_was_open_is_sound(
+    full: FullBooks, closings: list[tuple[int, int]]
+) -> None:
+    for before, ago in closings:
+        close(full, before_minutes=before, recorded_minutes_ago=ago)
+
+    assert fired(check_of(full.ledger)) == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "transfer_id = gen_random_uuid()",
+        "transfer_id = NULL",
+        "status = 'cancelled'",
+        "postings = postings || postings",
+        "postings = jsonb_set(postings, '{0,amount}', '9')",
+        "postings = jsonb_set(postings, '{0,to_account_id}', '\"nobody\"')",
+    ],
+)
+def test_scheduled_transfer_that_posted_another_one_is_found(
+    full: FullBooks, change: str
+) -> None:
+    drop_constraint("ledger_scheduled_transfer", "scheduled_posted_has_transfer")
+    run(f"UPDATE ledger_scheduled_transfer SET {change} WHERE id = %s", full.scheduled)
+
+    assert fired(check_of(full.ledger)) == {"scheduled_posted_has_transfer": 1}
+
+
+def test_scheduled_transfer_under_another_key_is_found(full: FullBooks) -> None:
+    run(
+        "UPDATE ledger_transfer SET idempotency_key = 'mine'"
+        " WHERE idempotency_key = %s",
+        f"scheduled:{full.scheduled}",
+    )
+
+    assert fired(check_of(full.ledger)) == {"scheduled_posted_has_transfer": 1}
+
+
 # --- Keys and ledgers -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("resource_type", ["transfer", "account"])
+@pytest.mark.parametrize("resource_type", list(KEY_RESOURCES))
 def test_key_of_nothing_is_found(books: Books, resource_type: str) -> None:
     IdempotencyKey.objects.create(**key_of(books, resource_type, new_id()))
 
     assert fired(check_of(books.ledger)) == {"idempotency_key_has_resource": 1}
+
+
+def test_whatever_can_be_rebuilt_for_a_key_is_looked_for() -> None:
+    assert set(settings.IDEMPOTENCY_REBUILDERS) <= set(KEY_RESOURCES)
 
 
 def test_rows_without_ledger_are_found(unguarded: Books) -> None:
