@@ -24,8 +24,8 @@ from payflow.sheets import Amount, Cell, Column, Row, RowStyle, Sheet, local_tex
 PAGE_TEMPLATE = "ledger/reports/page.html"
 
 _STATEMENT_COLUMNS = (
-    Column("booked_at", "Booked", 20),
-    Column("value_date", "Value date", 20),
+    Column("booked_at", "Booked", 20, is_whole=True),
+    Column("value_date", "Value date", 20, is_whole=True),
     Column("version", "No.", 8, is_number=True),
     Column("transfer_id", "Transfer", 38, is_printed=False),
     Column("kind", "Kind"),

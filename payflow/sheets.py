@@ -76,7 +76,8 @@ class Column:
         name: for programs, in CSV.
         title: for people.
         width: in characters, in a workbook.
-        is_number: aligned to the right.
+        is_number: aligned to the right, and never broken into lines.
+        is_whole: never broken into lines.
         is_printed: part of the page for people too, and not of the files only.
     """
 
@@ -84,7 +85,13 @@ class Column:
     title: str
     width: int = 16
     is_number: bool = False
+    is_whole: bool = False
     is_printed: bool = True
+
+    @property
+    def css_class(self) -> str:
+        """How a page sets it."""
+        return "number" if self.is_number else "whole" if self.is_whole else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +282,7 @@ def page_context(sheet: Sheet) -> dict[str, Any]:
             {
                 "style": row.style.value,
                 "cells": [
-                    (page_text(row.cells[n], sheet.zone), sheet.columns[n].is_number)
+                    (page_text(row.cells[n], sheet.zone), sheet.columns[n].css_class)
                     for n in printed
                 ],
             }

@@ -70,7 +70,7 @@ def _print(sheet: Sheet, *, out: TextIO, say: Callable[[str], None]) -> None:
         table.add_column(
             column.title,
             justify="right" if column.is_number else "left",
-            no_wrap=column.is_number,
+            no_wrap=column.is_number or column.is_whole,
         )
     for row in limited_rows(sheet, form="text", maximum=MAX_PAGE_ROWS):
         is_line = row.style is RowStyle.LINE
