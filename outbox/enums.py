@@ -8,6 +8,11 @@ class TaskKind(models.TextChoices):
 
     TRANSFER_POSTED = "transfer.posted"
     PAYOUT = "payout"
+    HOLD_PLACED = "hold.placed"
+    HOLD_EXTENDED = "hold.extended"
+    HOLD_CAPTURED = "hold.captured"
+    HOLD_VOIDED = "hold.voided"
+    HOLD_EXPIRED = "hold.expired"
 
 
 class TaskState(models.TextChoices):

@@ -23,7 +23,10 @@ class OutboxTask(models.Model):
     ledger_id = models.UUIDField(editable=False)
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     kind = models.TextField(choices=TaskKind.choices)
-    transfer_id = models.UUIDField()
+    transfer_id = models.UUIDField(null=True, blank=True)
+    hold_event_id = models.UUIDField(
+        null=True, blank=True, help_text="what it tells of, where that is no transfer"
+    )
     posting_number = models.IntegerField(
         default=0, help_text="the payout's posting; 0 stands for the whole transfer"
     )
@@ -61,6 +64,11 @@ class OutboxTask(models.Model):
             models.UniqueConstraint(
                 fields=["ledger_id", "transfer_id", "kind", "posting_number"],
                 name="task_unique_per_posting",
+            ),
+            models.UniqueConstraint(
+                fields=["ledger_id", "hold_event_id"],
+                name="task_unique_per_hold_event",
+                condition=models.Q(hold_event_id__isnull=False),
             ),
             models.UniqueConstraint(
                 fields=["ledger_id", "completion_transfer_id"],

@@ -388,9 +388,11 @@ class Batch:
         expiry: tuple[datetime | None, timedelta | None] = (None, None),
         reason: str = "",
     ) -> None:
+        event_id = new_id()
+        self._rows.hold_tasks.append((new_id(), TaskKind(f"hold.{kind}"), event_id))
         self._rows.hold_events.append(
             (
-                new_id(),
+                event_id,
                 hold_id,
                 str(kind),
                 captured,
@@ -416,7 +418,7 @@ class Batch:
         if not self._touched and not self._holds:
             return []
         recorded_at = self._write(tasks_are_done=tasks_are_done)
-        if self._rows.tasks and not tasks_are_done:
+        if self._rows.hold_tasks or (self._rows.tasks and not tasks_are_done):
             transaction.on_commit(wake_dispatcher, robust=True)
         return [
             self._posted(request, balances, recorded_at)

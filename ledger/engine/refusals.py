@@ -16,6 +16,7 @@ from uuid import UUID
 from ledger.enums import PAYOUT_COMPLETIONS, AccountStatus, Permission
 from ledger.locks import LockedAccount
 from ledger.types import HoldRequest, PostingRequest, TransferRequest
+from payflow.clock import format_instant
 from payflow.errors import Problem
 from payflow.money import MAX_AMOUNT
 
@@ -134,8 +135,8 @@ def time_forbids(
     if closed_before is not None and request.effective_at < closed_before:
         return Problem(
             "period_closed",
-            f"Everything before {closed_before.isoformat()} is closed.",
-            {"closed_before": closed_before.isoformat()},
+            f"Everything before {format_instant(closed_before)} is closed.",
+            {"closed_before": format_instant(closed_before)},
         )
     return None
 

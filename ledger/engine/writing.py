@@ -36,6 +36,7 @@ class Rows:
         self.hold_changes: list[Row] = []
         self.hold_posting_changes: list[Row] = []
         self.hold_events: list[Row] = []
+        self.hold_tasks: list[Row] = []
         self.reversals: list[Row] = []
         self.usage: list[Row] = []
 
@@ -251,6 +252,16 @@ _PARTS = {
             r.transfer_id, coalesce(r.expires_at, clock.at + r.lifetime), r.reason,
             %(actor)s, %(client_id)s::uuid, %(key_id)s::uuid, %(request_id)s,
             clock.at
+        FROM clock, {rows}
+        """,
+    ),
+    "hold_tasks": _Part(
+        "id uuid, kind text, hold_event_id uuid",
+        """
+        INSERT INTO outbox_task (
+            ledger_id, id, kind, hold_event_id, due_at, created_at, request_id)
+        SELECT %(ledger_id)s::uuid, r.id, r.kind, r.hold_event_id, clock.at, clock.at,
+            %(request_id)s
         FROM clock, {rows}
         """,
     ),

@@ -189,7 +189,10 @@ def payout_give_back(
     Raises:
         RuntimeError: no transaction is open.
     """
-    _, originals = _originals(task.ledger_id, task.transfer_id)
+    transfer_id = task.transfer_id
+    if transfer_id is None:
+        raise ValueError("only a payout is given back, and it has a transfer")
+    _, originals = _originals(task.ledger_id, transfer_id)
     (original,) = [o for o in originals if o.number == task.posting_number]
     batch = Batch(ledger_id=task.ledger_id, actor=actor, now=now)
     batch.lock(original.account_ids)
@@ -198,7 +201,7 @@ def payout_give_back(
         kind=TransferKind.PAYOUT_REVERSAL,
         description=description,
         metadata=metadata,
-        reverses_transfer_id=task.transfer_id,
+        reverses_transfer_id=transfer_id,
         source_postings=(original.number,),
     )
     problem = batch.refusal(reversal)
@@ -206,7 +209,7 @@ def payout_give_back(
         return problem
     batch.add(reversal)
     batch.add_reversal_total(
-        transfer_id=task.transfer_id,
+        transfer_id=transfer_id,
         posting_number=original.number,
         amount=original.amount,
         reversed=original.amount,

@@ -209,6 +209,11 @@ IDEMPOTENCY_REBUILDERS = {
 OUTBOX_HANDLERS = {
     "payout": "ledger.services.payouts.PayoutHandler",
     "transfer.posted": "outbox.handlers.NoEndpointHandler",
+    "hold.placed": "outbox.handlers.NoEndpointHandler",
+    "hold.extended": "outbox.handlers.NoEndpointHandler",
+    "hold.captured": "outbox.handlers.NoEndpointHandler",
+    "hold.voided": "outbox.handlers.NoEndpointHandler",
+    "hold.expired": "outbox.handlers.NoEndpointHandler",
 }
 OUTBOX_PAYOUT_PROVIDER = env.str(
     "PAYOUT_PROVIDER", "outbox.providers.http.HttpPayoutProvider"
