@@ -2,7 +2,7 @@
 
 A ledger has one boundary, ``closed_before``: closing moves it forwards, reopening back.
 It is judged by ``effective_at`` and by nothing else. Why a transfer that is effective
-now needs no lock for it is written in ``docs/adr/0016-closing-a-period.md``.
+now needs no lock for it is written in ``docs/adr/0017-closing-a-period.md``.
 """
 
 from datetime import UTC, datetime, timedelta

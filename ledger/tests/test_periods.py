@@ -100,7 +100,7 @@ def test_a_transfer_is_refused_up_to_the_boundary_and_taken_from_it_on():
     present = move(source, target, 4)
 
     assert late.code == "period_closed"
-    assert late.fields == {"closed_before": boundary.isoformat()}
+    assert late.fields == {"closed_before": format_instant(boundary)}
     assert first.effective_at == boundary
     assert isinstance(present, PostedTransfer)
     assert fresh(target).posted == 6
@@ -357,6 +357,23 @@ def test_raw_sql_cannot_post_into_a_closed_period():
     with connection.cursor() as cursor:
         cursor.execute(books.write(**past))
     assert fresh(books.source).posted == 850
+
+
+@pytest.mark.django_db
+def test_raw_sql_cannot_post_into_a_closed_period_by_claiming_to_be_old():
+    books = Books()
+    # Accounts without a history, which would not contradict an early recording time.
+    books.source = AccountFactory(ledger=books.ledger, min_balance=None)
+    books.target = AccountFactory(ledger=books.ledger)
+    close(books.ledger, days_ago(3))
+    early = "clock_timestamp() - interval '4 days'"
+
+    # Its task must be there, and be born in the statement that records it.
+    with_task = refusal(books.write(at=early))
+    without_task = refusal(books.write(at=early, tasks=0))
+
+    assert with_task == "task_comes_with_its_transfer"
+    assert without_task == "transfer_comes_with_its_tasks"
 
 
 @pytest.mark.django_db
