@@ -227,7 +227,7 @@ _ACCOUNT_CANDIDATES = """(
         SELECT w.account_version, w.transfer_id,
             lag(w.transfer_id) OVER (ORDER BY w.account_version DESC) AS above
         FROM {walked} w) w
-    WHERE {heads} OFFSET 0) w
+    WHERE {heads} ORDER BY w.account_version DESC OFFSET 0) w
 """
 
 _ACCOUNT_VERSION = """
