@@ -66,7 +66,7 @@ timezone = 'UTC'
 log_timezone = 'UTC'
 log_line_prefix = '%m [%p] %u@%d '
 log_lock_waits = on
-log_min_duration_statement = '1s'
+log_min_duration_statement = '10s'
 # Values of parameters are amounts and names: not for logs.
 log_parameter_max_length = 0
 """
