@@ -91,7 +91,9 @@ def test_a_transfer_is_made_and_shown(api, path):
 
     assert response.status_code == 201
     made = response.json()
-    assert made["postings"] == [{**body, "currency": "USD"}]
+    assert made["postings"] == [
+        {**body, "currency": "USD", "amount_reversible": body["amount"]}
+    ]
     assert made["kind"] == "transfer"
     assert made["effective_at"] == made["created_at"]
     assert made["created_at"].endswith("Z")
