@@ -9,6 +9,9 @@ row's lock, writes into the row what came of it. So it happens exactly once:
 * two workers: one has the lock, the other passes over the row, or finds it ended;
 * cancelling and posting: both lock the row first, and who comes second finds it ended.
 
+Whoever forgot the lock would be stopped by the trigger ``scheduled_end_is_final``, and
+the transfer would be gone with the transaction.
+
 The row's lock is the first of its transaction and accounts come after it; nobody who
 has accounts locked asks for a scheduled transfer.
 
