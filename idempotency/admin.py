@@ -25,7 +25,14 @@ from payflow.admin.read_only import ReadOnlyModelAdmin
 from payflow.admin.scope import ledger_link, ledger_scope
 
 #: Where the resource of a stored response can be seen, by its type.
-_RESOURCE_MODELS = {"transfer": "ledger.transfer", "account": "ledger.account"}
+_RESOURCE_MODELS = {
+    "account": "ledger.account",
+    "asset": "ledger.asset",
+    "hold": "ledger.hold",
+    "limits": "ledger.account",
+    "scheduled_transfer": "ledger.scheduledtransfer",
+    "transfer": "ledger.transfer",
+}
 
 
 class OutcomeFilter(admin.SimpleListFilter):

@@ -3,14 +3,30 @@
 One module for each page, named as in the index; ``shared`` has what several need.
 """
 
-from ledger.admin import accounts, audits, changes, clients, entries, ledgers, transfers
+from ledger.admin import (
+    accounts,
+    assets,
+    audits,
+    changes,
+    clients,
+    entries,
+    holds,
+    ledgers,
+    limits,
+    scheduled,
+    transfers,
+)
 
 __all__ = [
     "accounts",
+    "assets",
     "audits",
     "changes",
     "clients",
     "entries",
+    "holds",
     "ledgers",
+    "limits",
+    "scheduled",
     "transfers",
 ]

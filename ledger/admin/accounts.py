@@ -1,24 +1,31 @@
 """Accounts."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from ledger.admin.changes import change_table
+from ledger.admin.holds import open_holds_table
+from ledger.admin.limits import limits_table
 from ledger.admin.reports import can_view_books, statement_url, statement_urls
-from ledger.admin.shared import BooksAdmin, balance_after, by_id, direction_badge
-from ledger.enums import AccountStatus
+from ledger.admin.shared import (
+    BooksAdmin,
+    account_status_badge,
+    balance_after,
+    by_id,
+    direction_badge,
+)
 from ledger.models import Account, Entry
+from ledger.selectors.holds import without_lapsed
 from outbox.admin import TASK_COLUMNS, task_row
 from outbox.enums import IN_FLIGHT_STATES
 from outbox.models import OutboxTask
 from payflow.admin.bounds import MAX_TABLE_ROWS
 from payflow.admin.cells import (
     Table,
-    badge,
     can_view,
     instant,
     instant_column,
@@ -32,12 +39,6 @@ from payflow.admin.cells import (
 )
 from payflow.admin.filters import CurrencyFilter, LedgerFilter, choice_filter
 from payflow.admin.read_only import BELOW_TABLES
-
-_STATUS_TONES = {
-    AccountStatus.OPEN: "good",
-    AccountStatus.FROZEN_OUT: "warn",
-    AccountStatus.FROZEN: "warn",
-}
 
 
 @admin.register(Account)
@@ -105,6 +106,23 @@ class AccountAdmin(BooksAdmin):
     last_entry = instant_column("last_entry_at", "last entry")
     metadata_text = json_column("metadata", "metadata")
 
+    def prepare_rows(self, request: HttpRequest, rows: list[Any]) -> None:
+        """Takes out of the pending amounts what lapsed holds only seem to reserve."""
+        for ledger_id in {row.ledger_id for row in rows}:
+            without_lapsed(
+                ledger_id=ledger_id,
+                accounts=[row for row in rows if row.ledger_id == ledger_id],
+            )
+
+    def get_object(
+        self, request: HttpRequest, object_id: str, from_field: str | None = None
+    ) -> Any:
+        """The account, likewise."""
+        account = cast("Any", super().get_object(request, object_id, from_field))
+        if account is not None:
+            self.prepare_rows(request, [account])
+        return account
+
     def find_by_text(
         self, request: HttpRequest, rows: QuerySet[Any], text: str
     ) -> list[QuerySet[Any]]:
@@ -129,8 +147,7 @@ class AccountAdmin(BooksAdmin):
     @admin.display(description="status")
     def state(self, account: Account) -> str:
         """The status, in colour."""
-        status = AccountStatus(account.status)
-        return badge(status.label.capitalize(), _STATUS_TONES.get(status, "plain"))
+        return account_status_badge(account.status)
 
     @admin.display(description="posted balance")
     def posted(self, account: Account) -> str:
@@ -194,7 +211,7 @@ class AccountAdmin(BooksAdmin):
         return [*statement_urls(), *super().get_urls()]
 
     def links(self, request: HttpRequest, obj: Account) -> Iterable[tuple[str, str]]:
-        """The account's statement, entries, payouts and changes."""
+        """The account's statement, entries, payouts, open holds and changes."""
         if can_view_books(request):
             yield statement_url(obj), "Statement"
         if can_view(request, "ledger.entry"):
@@ -202,11 +219,17 @@ class AccountAdmin(BooksAdmin):
         if obj.payout_destination and can_view(request, "outbox.outboxtask"):
             url = list_url("outbox.outboxtask", obj.ledger_id, account=obj.id)
             yield url, "Payouts"
+        if can_view(request, "ledger.hold"):
+            yield list_url("ledger.hold", obj.ledger_id, account=obj.id), "Open holds"
         if can_view(request, "ledger.change"):
             yield list_url("ledger.change", obj.ledger_id, account=obj.id), "Changes"
 
     def tables(self, request: HttpRequest, obj: Account) -> Iterable[Table]:
-        """The latest entries, the payouts in flight and the latest changes."""
+        """Limits, open holds, the latest entries, payouts in flight and changes."""
+        if obj.has_velocity_limits and can_view(request, "ledger.velocitylimit"):
+            yield limits_table(obj)
+        if (obj.pending_in or obj.pending_out) and can_view(request, "ledger.hold"):
+            yield open_holds_table(obj)
         if can_view(request, "ledger.entry"):
             entries = Entry.objects.filter(
                 ledger_id=obj.ledger_id, account_id=obj.id

@@ -49,7 +49,7 @@ class AuditRunAdmin(ReadOnlyModelAdmin):
     """Audits and what they found."""
 
     in_ledger = False
-    index_position = 7
+    index_position = 11
     list_display = ("finished", "result", "difference_shown", "duration")
     list_defer = ("counts", "findings")
     fieldsets = (

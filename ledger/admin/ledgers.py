@@ -7,17 +7,19 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils.html import format_html
 
 from ledger.admin.changes import change_table
 from ledger.admin.reports import can_view_books, report_urls, reports_url
 from ledger.models import ApiClient, Ledger
+from ledger.selectors.ledgers import hold_settings_of
+from ledger.selectors.periods import periods_of
 from payflow.admin.bounds import MAX_TABLE_ROWS
 from payflow.admin.cells import (
     Table,
     can_view,
     instant,
     instant_column,
-    json_column,
     link,
     list_link,
     list_url,
@@ -25,6 +27,7 @@ from payflow.admin.cells import (
 )
 from payflow.admin.lists import Keyset
 from payflow.admin.read_only import ReadOnlyModelAdmin
+from payflow.durations import format_duration
 
 
 @admin.register(Ledger)
@@ -38,11 +41,10 @@ class LedgerAdmin(ReadOnlyModelAdmin):
     search_fields = ("slug",)
     search_help_text = "A full id, or the beginning of a slug."
     fieldsets = (
-        (None, {"fields": ("slug", "name", "time_zone", "id", "created")}),
-        ("Settings", {"fields": ("settings_text",)}),
+        (None, {"fields": ("slug", "name", "time_zone", "closed", "id", "created")}),
+        ("Holds", {"fields": ("default_lifetime", "max_lifetime", "over_capture")}),
     )
     created = instant_column("created_at", "created")
-    settings_text = json_column("settings", "settings")
 
     def get_urls(self) -> list[Any]:
         """The ledgers' pages, and that of their reports."""
@@ -63,6 +65,37 @@ class LedgerAdmin(ReadOnlyModelAdmin):
         """Slugs that begin with the text."""
         return [rows.filter(slug__startswith=text.lower())]
 
+    @admin.display(description="closed up to")
+    def closed(self, ledger: Ledger) -> str:
+        """The last closed day of the ledger's own days, and the first open instant."""
+        periods = periods_of(ledger)
+        if periods.closed_before is None:
+            return "nothing is closed"
+        return format_html(
+            "{} <span class="
+            '"unit">in {};</span> {} <span class="unit">is open again</span>',
+            periods.closed_through,
+            ledger.time_zone,
+            instant(periods.closed_before),
+        )
+
+    @admin.display(description="default lifetime")
+    def default_lifetime(self, ledger: Ledger) -> str:
+        """Of holds that do not say when they lapse."""
+        settings = hold_settings_of(ledger)
+        lifetime = min(settings.default_lifetime, settings.max_lifetime)
+        return format_duration(lifetime)
+
+    @admin.display(description="longest lifetime")
+    def max_lifetime(self, ledger: Ledger) -> str:
+        """Of any hold, extensions included."""
+        return format_duration(hold_settings_of(ledger).max_lifetime)
+
+    @admin.display(description="over-capture")
+    def over_capture(self, ledger: Ledger) -> str:
+        """What captures may take beyond the hold."""
+        return f"{hold_settings_of(ledger).over_capture_percent}%"
+
     @admin.display(description="contents")
     def contents(self, ledger: Ledger) -> str:
         """The way to the ledger's transfers."""
@@ -76,6 +109,9 @@ class LedgerAdmin(ReadOnlyModelAdmin):
             ("ledger.account", "Accounts"),
             ("ledger.transfer", "Transfers"),
             ("ledger.entry", "Entries"),
+            ("ledger.hold", "Holds"),
+            ("ledger.scheduledtransfer", "Scheduled transfers"),
+            ("ledger.asset", "Assets"),
             ("outbox.outboxtask", "Outbox tasks"),
             ("ledger.change", "Changes"),
         ):

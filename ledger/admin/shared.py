@@ -1,17 +1,34 @@
 """What several pages of the books share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
 from django.contrib import admin
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import mark_safe
 
-from ledger.enums import Direction
+from ledger.enums import AccountStatus, Direction
 from ledger.models import Account, ApiClient, Entry
-from payflow.admin.cells import badge, instant_column, link, money, short, short_id
+from payflow.admin.cells import (
+    EMPTY,
+    badge,
+    instant_column,
+    link,
+    list_link,
+    money,
+    short,
+    short_id,
+)
 from payflow.admin.filters import ScopeFilter
 from payflow.admin.read_only import ReadOnlyModelAdmin
 from payflow.admin.scope import ledger_link
+
+_STATUS_TONES = {
+    AccountStatus.OPEN: "good",
+    AccountStatus.FROZEN_OUT: "warn",
+    AccountStatus.FROZEN: "warn",
+}
 
 
 class AccountScope(ScopeFilter):
@@ -28,18 +45,27 @@ class TransferScope(ScopeFilter):
     column = "transfer_id"
 
 
+def accounts_by_key(keys: Iterable[tuple[UUID, UUID]]) -> dict[Any, Account]:
+    """Accounts by ledger and id, by one query and without their JSON."""
+    wanted = set(keys)
+    if not wanted:
+        return {}
+    accounts = Account.objects.filter(
+        ledger_id__in={ledger_id for ledger_id, _ in wanted},
+        id__in={account_id for _, account_id in wanted},
+    ).only("id", "ledger_id", "reference", "owner_name", "kind", "currency")
+    return {(account.ledger_id, account.id): account for account in accounts}
+
+
 def fetch_accounts(rows: Iterable[Any]) -> list[Any]:
-    """The rows with their accounts, all fetched by one query and without their JSON.
+    """The rows with their accounts, all fetched by one query.
 
     Django cannot defer columns and follow a composite relation in the same query.
     """
     found = list(rows)
-    keys = {(row.ledger_id, row.account_id) for row in found if row.account_id}
-    accounts = Account.objects.filter(
-        ledger_id__in={ledger_id for ledger_id, _ in keys},
-        id__in={account_id for _, account_id in keys},
-    ).only("id", "ledger_id", "reference", "owner_name", "kind", "currency")
-    by_key = {(account.ledger_id, account.id): account for account in accounts}
+    by_key = accounts_by_key(
+        (row.ledger_id, row.account_id) for row in found if row.account_id
+    )
     for row in found:
         if row.account_id:
             row.account = by_key[row.ledger_id, row.account_id]
@@ -49,6 +75,12 @@ def fetch_accounts(rows: Iterable[Any]) -> list[Any]:
 def account_link(account: Account) -> str:
     """A link to an account, named as people know it."""
     return link("ledger.account", account.id, account.ledger_id, short(account, 40))
+
+
+def account_status_badge(value: str) -> str:
+    """The status of an account, in colour."""
+    status = AccountStatus(value)
+    return badge(status.label.capitalize(), _STATUS_TONES.get(status, "plain"))
 
 
 def direction_badge(entry: Entry) -> str:
@@ -69,8 +101,28 @@ def by_id(row: Any) -> UUID:
     return row.id
 
 
+def sums(amounts: Mapping[str, int], ledger_id: UUID) -> str:
+    """Amounts in minor units by currency, one below the other."""
+    if not amounts:
+        return EMPTY
+    return format_html_join(
+        mark_safe("<br>"),
+        "{}",
+        ((money(amounts[code], code, ledger_id),) for code in sorted(amounts)),
+    )
+
+
+def and_more(account: str, more: int) -> str:
+    """The account of a first posting, and how many postings there are besides."""
+    if not more:
+        return account
+    return format_html(
+        '{} <span class="muted">and {} more</span>', account, f"{more:,}"
+    )
+
+
 class RecordedAdmin(ReadOnlyModelAdmin):
-    """What transfers and changes share: who did it."""
+    """What transfers, holds and changes share: who did it, by which request."""
 
     @admin.display(description="API client")
     def client(self, row: Any) -> str:
@@ -78,6 +130,18 @@ class RecordedAdmin(ReadOnlyModelAdmin):
         names = ApiClient.objects.filter(ledger_id=row.ledger_id, id=row.client_id)
         name = names.values_list("name", flat=True).first() if row.client_id else None
         return link("ledger.apiclient", row.client_id, row.ledger_id, name)
+
+    @admin.display(description="idempotency key")
+    def key(self, row: Any) -> str:
+        """The key of the request, and the way to its stored outcome."""
+        if row.idempotency_key is None:
+            return short(None)
+        return list_link(
+            "idempotency.idempotencykey",
+            row.ledger_id,
+            row.idempotency_key,
+            q=row.idempotency_key,
+        )
 
 
 class BooksAdmin(ReadOnlyModelAdmin):

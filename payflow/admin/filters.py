@@ -1,11 +1,13 @@
 """The filters of lists."""
 
 from typing import Any
+from uuid import UUID
 
 from django.apps import apps
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.functional import cached_property
 
 from payflow.admin import bounds
 from payflow.admin.cells import LEDGER_PARAMETER
@@ -84,6 +86,45 @@ def choice_filter(field: str, label: str = "") -> type[ChoiceFilter]:
     """A :class:`ChoiceFilter` for ``field``."""
     attributes = {"title": label or field, "parameter_name": field, "column": field}
     return type(f"{field.title()}Filter", (ChoiceFilter,), attributes)
+
+
+class FewRowsFilter(admin.SimpleListFilter):
+    """A filter whose rows an index finds, but not in the list's order.
+
+    Where they are few, the index finds them all, however old they are; where they are
+    many, the ledger's newest rows are looked through, a window at a time.
+    """
+
+    def narrow(self, rows: QuerySet[Any]) -> QuerySet[Any]:
+        """The rows that the value leaves."""
+        raise NotImplementedError
+
+    def found_ids(self, ledger_id: UUID) -> QuerySet[Any] | None:
+        """Their ids by an index; ``None`` for a value that has none."""
+        raise NotImplementedError
+
+    @cached_property
+    def _few_ids(self) -> list[UUID] | None:
+        if self.value() is None:
+            return None
+        found = self.found_ids(ledger_scope(self.request).id)
+        if found is None:
+            return None
+        ids = list(found[: bounds.MAX_MATCHES + 1])
+        return ids if len(ids) <= bounds.MAX_MATCHES else None
+
+    @property
+    def is_scope(self) -> bool:
+        """True where an index finds all rows, so that no window is needed."""
+        return self.value() is None or self._few_ids is not None
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """The rows that the value leaves."""
+        if self.value() is None:
+            return queryset
+        if self._few_ids is not None:
+            queryset = queryset.filter(pk__in=self._few_ids)
+        return self.narrow(queryset)
 
 
 class CurrencyFilter(ChoiceFilter):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.contrib import admin
 from django.contrib.auth.models import Group, User
 from django.core.exceptions import PermissionDenied
@@ -16,11 +17,21 @@ from django.urls import reverse
 from psycopg.types.json import Jsonb
 
 from idempotency.models import IdempotencyKey
-from ledger.models import Account, AuditRun, Change, Entry, Transfer
+from ledger.models import (
+    Account,
+    AuditRun,
+    Change,
+    Entry,
+    ScheduledTransfer,
+    Transfer,
+    Usage,
+)
 from ledger.services.accounts import account_update
+from ledger.services.assets import AssetRequest, asset_create
 from ledger.services.clients import api_key_create
 from ledger.services.integrity import integrity_refresh
 from ledger.services.reversals import payout_give_back
+from ledger.services.scheduled import ScheduleRequest, scheduled_create
 from ledger.tests.factories import (
     ACTOR,
     AccountFactory,
@@ -28,7 +39,9 @@ from ledger.tests.factories import (
     LedgerFactory,
     move,
 )
-from ledger.types import PostedTransfer
+from ledger.tests.holds import place
+from ledger.tests.limits import limit
+from ledger.types import PostedTransfer, PostingRequest
 from outbox.models import OutboxTask
 from outbox.tests.factories import make_attempt
 from payflow.admin.read_only import ReadOnlyModelAdmin
@@ -73,12 +86,20 @@ def make_books() -> SimpleNamespace:
     payout = AccountFactory(
         ledger=ledger, reference="bank-1", payout_destination="DE02100100100006820101"
     )
+    limit(source, ("out", "day", 5_000_000, 10_000))
     posted = move(source, payout, 250_050, reference="inv-1", description="Rent")
     assert isinstance(posted, PostedTransfer)
     account_update(
         ledger_id=ledger.id,
         account_id=source.id,
         changes={"owner_name": "Ada Berg"},
+        actor=ACTOR,
+    )
+    hold = place(source, payout, 70_707, reference="hold-1", description="Hotel")
+    scheduled = make_scheduled(source, payout, 80_808, reference="rent-2")
+    asset = asset_create(
+        ledger_id=ledger.id,
+        request=AssetRequest(code="PTS", name="Loyalty points", exponent=3),
         actor=ACTOR,
     )
     api_client = ApiClientFactory(ledger=ledger, name="shop")
@@ -105,12 +126,34 @@ def make_books() -> SimpleNamespace:
         change=Change.objects.filter(ledger_id=ledger.id, account_id=source.id).latest(
             "id"
         ),
+        hold=hold.row,
+        scheduledtransfer=scheduled,
+        asset=asset,
+        usage=Usage.objects.filter(ledger_id=ledger.id).latest("id"),
         apiclient=api_client,
         token=token,
         idempotencykey=key,
         auditrun=run,
         outboxtask=task,
     )
+
+
+def make_scheduled(
+    source: Account, target: Account, amount: int, **fields: Any
+) -> ScheduledTransfer:
+    """A transfer of one posting that is due tomorrow."""
+    scheduled = scheduled_create(
+        ledger_id=source.ledger_id,
+        request=ScheduleRequest(
+            postings=(PostingRequest(source.id, target.id, amount),),
+            due_at=now() + timedelta(days=1),
+            **fields,
+        ),
+        actor=ACTOR,
+        now=now(),
+    )
+    assert isinstance(scheduled, ScheduledTransfer)
+    return scheduled
 
 
 def make_key(*, ledger_id: Any, client_id: Any, resource: Any) -> IdempotencyKey:
@@ -166,13 +209,35 @@ def test_every_model_of_the_books_is_registered_and_read_only() -> None:
         "idempotency.idempotencykey",
         "ledger.account",
         "ledger.apiclient",
+        "ledger.asset",
         "ledger.auditrun",
         "ledger.change",
         "ledger.entry",
+        "ledger.hold",
         "ledger.ledger",
+        "ledger.scheduledtransfer",
         "ledger.transfer",
+        "ledger.usage",
         "outbox.outboxtask",
     ]
+
+
+def test_every_other_model_is_shown_on_the_page_of_another() -> None:
+    labels = ("ledger", "outbox", "idempotency")
+    models = {model._meta.label_lower for model in apps.get_models()}
+
+    shown = {model for model in models if model.partition(".")[0] in labels}
+
+    assert shown - set(READ_ONLY) == {
+        "ledger.apikey",
+        "ledger.holdevent",
+        "ledger.holdposting",
+        "ledger.integritystatus",
+        "ledger.reversaltotal",
+        "ledger.velocitylimit",
+        "outbox.outboxattempt",
+        "outbox.outboxattemptoutcome",
+    }
 
 
 @pytest.mark.parametrize("model", READ_ONLY)
