@@ -1,6 +1,6 @@
 """The API's paths."""
 
-from django.urls import path
+from django.urls import path, register_converter
 
 from ledger.api.account_life import (
     AccountCloseView,
@@ -8,11 +8,17 @@ from ledger.api.account_life import (
     AccountHistoryView,
     AccountUnfreezeView,
 )
-from ledger.api.accounts import AccountEntriesView, AccountListView, AccountView
+from ledger.api.accounts import (
+    AccountByReferenceView,
+    AccountEntriesView,
+    AccountListView,
+    AccountView,
+)
 from ledger.api.assets import AssetListView, AssetView, CurrencyListView
 from ledger.api.batches import TransferBatchView
 from ledger.api.exchanges import ExchangeView
 from ledger.api.holds import (
+    HoldByReferenceView,
     HoldCaptureView,
     HoldDetailView,
     HoldExtendView,
@@ -34,9 +40,27 @@ from ledger.api.scheduled import (
     ScheduledListView,
 )
 from ledger.api.statements import AccountBalanceView, AccountStatementView
-from ledger.api.transfers import TransferListView, TransferSeedView, TransferView
+from ledger.api.transfers import (
+    TransferByReferenceView,
+    TransferListView,
+    TransferSeedView,
+    TransferView,
+)
+from payflow.api.paths import AnyTextConverter
 
+register_converter(AnyTextConverter, "any_text")
+
+# The paths by reference come first: a reference may look like the rest of any other.
 urlpatterns = [
+    path(
+        "v1/accounts/by-reference/<any_text:reference>",
+        AccountByReferenceView.as_view(),
+    ),
+    path(
+        "v1/transfers/by-reference/<any_text:reference>",
+        TransferByReferenceView.as_view(),
+    ),
+    path("v1/holds/by-reference/<any_text:reference>", HoldByReferenceView.as_view()),
     path("transfer", TransferSeedView.as_view()),
     path("v1/transfers", TransferListView.as_view()),
     path("v1/transfers/batch", TransferBatchView.as_view()),
