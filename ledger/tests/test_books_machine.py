@@ -23,13 +23,19 @@ from hypothesis.stateful import (
 )
 
 from ledger.audit import audit_run
-from ledger.enums import AccountStatus, Permission, ReversalReason
+from ledger.enums import Permission, ReversalReason
 from ledger.models import Account, Ledger
 from ledger.selectors.accounts import account_get
 from ledger.selectors.holds import HoldView, hold_get
 from ledger.selectors.transfers import transfer_get
+from ledger.services.account_status import (
+    account_close,
+    account_freeze,
+    account_unfreeze,
+)
 from ledger.services.batches import batch_post
 from ledger.services.holds import hold_place, holds_expire
+from ledger.services.periods import period_close, period_reopen
 from ledger.services.reversals import ReversalRequest, transfer_reverse
 from ledger.tests.factories import ACTOR, AccountFactory, LedgerFactory, post
 from ledger.tests.holds import capture, extend, lapse, void
@@ -124,6 +130,24 @@ class Model:
                     return True
         return False
 
+    def forbidden(self, moves: Iterable[Move], *, even_frozen: bool = False) -> str:
+        """Why the accounts' status forbids the moves; empty if it does not."""
+        touched = {index for source, target, _ in moves for index in (source, target)}
+        if any(self.status[index] == "closed" for index in touched):
+            return "account_closed"
+        return "account_frozen" if self.frozen(moves) and not even_frozen else ""
+
+    def close(self, index: int) -> str:
+        if self.status[index] == "closed":
+            return "done"
+        if self.posted[index] != 0:
+            return "account_not_empty"
+        debits, credits = self.held()
+        if debits[index] or credits[index]:
+            return "account_has_holds"
+        self.status[index] = "closed"
+        return "done"
+
     def move(self, moves: Iterable[Move]) -> None:
         for source, target, amount in moves:
             self.posted[source] += amount if self.is_asset[source] else -amount
@@ -142,8 +166,8 @@ class Model:
         return True
 
     def transfer(self, moves: list[Move], *, is_backdated: bool = False) -> str:
-        if self.frozen(moves):
-            return "account_frozen"
+        if refused := self.forbidden(moves):
+            return refused
         if is_backdated and self.is_closed:
             return "period_closed"
 
@@ -154,8 +178,8 @@ class Model:
         return "done" if self.attempt(change) else "insufficient_funds"
 
     def place(self, moves: list[Move]) -> str:
-        if self.frozen(moves):
-            return "account_frozen"
+        if refused := self.forbidden(moves):
+            return refused
 
         def change() -> Any:
             self.holds.append(ModelHold([HeldPosting(*move) for move in moves]))
@@ -186,8 +210,8 @@ class Model:
             for i, p in enumerate(hold.postings)
             if amounts.get(i)
         ]
-        if self.frozen(moves) and not may_capture_frozen:
-            return "account_frozen", []
+        if refused := self.forbidden(moves, even_frozen=may_capture_frozen):
+            return refused, []
 
         def change() -> Any:
             before = [(p.captured, p.released) for p in hold.postings]
@@ -244,7 +268,9 @@ class Model:
             source, target, _ = transfer.postings[index]
             given = amount
             floor = self.floors[target]
-            if is_forced and not self.is_asset[target] and floor is not None:
+            if is_forced and self.status[target] == "closed":
+                given = 0
+            elif is_forced and not self.is_asset[target] and floor is not None:
                 room = self.available()[target] - floor - taken.get(target, 0)
                 given = max(0, min(amount, room))
                 taken[target] = taken.get(target, 0) + given
@@ -439,18 +465,48 @@ class BooksMachine(RuleBasedStateMachine):
 
     @rule(index=ACCOUNTS, status=st.sampled_from(["open", "frozen_out", "frozen"]))
     def freeze(self, index: int, status: str) -> None:
-        self.model.status[index] = status
-        account = self.accounts[index]
-        Account.objects.filter(ledger_id=account.ledger_id, id=account.id).update(
-            status=AccountStatus(status)
+        who = {
+            "ledger_id": self.ledger.id,
+            "account_id": self.accounts[index].id,
+            "reason": "the machine says so",
+            "actor": BOSS,
+        }
+        outcome = (
+            account_unfreeze(**who)
+            if status == "open"
+            else account_freeze(**who, outgoing_only=status == "frozen_out")
         )
+        if self.model.status[index] == "closed":
+            assert code(outcome) == "account_status_final"
+            return
+        assert code(outcome) == "done"
+        self.model.status[index] = status
+
+    @rule(index=ACCOUNTS)
+    def close(self, index: int) -> None:
+        expected = self.model.close(index)
+        outcome = account_close(
+            ledger_id=self.ledger.id,
+            account_id=self.accounts[index].id,
+            reason="no longer needed",
+            actor=BOSS,
+            now=now(),
+        )
+        assert code(outcome) == expected
 
     @rule(is_closed=st.booleans())
     def close_period(self, is_closed: bool) -> None:
         self.model.is_closed = is_closed
-        Ledger.objects.filter(id=self.ledger.id).update(
-            closed_before=now() - timedelta(days=30) if is_closed else None
+        outcome = (
+            period_close(
+                ledger_id=self.ledger.id, end=now() - timedelta(days=30), actor=BOSS
+            )
+            if is_closed
+            else period_reopen(
+                ledger_id=self.ledger.id, end=None, reason="a correction", actor=BOSS
+            )
         )
+        assert code(outcome) == "done"
 
     @invariant()
     def the_books_are_the_models(self) -> None:

@@ -22,7 +22,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-CREATE TRIGGER ledger_update_is_legal AFTER UPDATE ON ledger_ledger
+CREATE TRIGGER ledger_update_is_legal AFTER INSERT OR UPDATE ON ledger_ledger
     FOR EACH ROW EXECUTE FUNCTION ledger_check_ledger_update();
 ALTER TABLE ledger_ledger ENABLE ALWAYS TRIGGER ledger_update_is_legal;
 
