@@ -54,9 +54,26 @@ def test_all_migrations_go_back_to_nothing_and_forth_again(empty_database):
             ).fetchall()
         return {name for (name,) in rows}
 
+    def functions() -> dict[str, str]:
+        with psycopg.connect(empty_database) as connection:
+            return dict(
+                connection.execute(
+                    "SELECT proname, pg_get_functiondef(p.oid) FROM pg_proc p"
+                    " JOIN pg_namespace n ON n.oid = pronamespace"
+                    " WHERE n.nspname = 'public' AND proname ~ '^(ledger|outbox)_'"
+                ).fetchall()
+            )
+
+    migrate("ledger", "0004")
+    before_holds = functions()
     migrate()
-    first = ours()
+    first, latest = ours(), functions()
     assert {"ledger_entry", "outbox_task", "entry_insert_is_legal"} < first
+    # A function that a migration replaces is, when that is undone, what it was.
+    migrate("ledger", "0004")
+    assert functions() == before_holds
+    name = "ledger_check_new_entries"
+    assert latest[name] != before_holds[name]
     for app in APPS:
         migrate(app, "zero")
     nothing = ours()
@@ -66,3 +83,4 @@ def test_all_migrations_go_back_to_nothing_and_forth_again(empty_database):
     migrate()
 
     assert ours() == first
+    assert functions() == latest
