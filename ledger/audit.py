@@ -31,6 +31,7 @@ from django.db.models.functions import Now
 
 from ledger.audit_origin_queries import (
     CAPTURES,
+    HOLD_EVENTS,
     HOLD_POSTINGS,
     HOLD_SLICE_END,
     HOLDS,
@@ -242,6 +243,11 @@ _CHECKS = (
         "A hold's events are its placing, one for each of its captures and its end,"
         " and say what was captured and released.",
         "holds",
+    ),
+    Check(
+        "hold_event_has_its_task",
+        "Every event of a hold has exactly one task, of its kind.",
+        "events of holds",
     ),
     Check(
         "hold_captured_and_released_within_held",
@@ -706,6 +712,7 @@ class _Audit:
             for cursor, bounds in slices:
                 self._progress(self._sweep(cursor, HOLDS, bounds))
                 self._sweep(cursor, HOLD_POSTINGS, bounds)
+                self._sweep(cursor, HOLD_EVENTS, bounds)
                 self._sweep(cursor, CAPTURES, bounds)
 
     def _walk_reversals(self, ledger_id: UUID) -> None:

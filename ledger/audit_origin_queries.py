@@ -223,6 +223,26 @@ CAPTURES = Sweep(
     """,
 )
 
+HOLD_EVENTS = Sweep(
+    checks=("hold_event_has_its_task",),
+    source="""
+        SELECT v.id, v.hold_id, 'hold.' || v.kind AS kind, k.kind AS task_kind,
+            k.kind IS DISTINCT FROM 'hold.' || v.kind
+                OR count(*) OVER (PARTITION BY v.id) <> 1 AS lacks_task
+        FROM ledger_hold_event v
+        LEFT JOIN outbox_task k
+            ON k.ledger_id = v.ledger_id AND k.hold_event_id = v.id
+        WHERE {hold_events_in_slice}
+    """,
+    is_broken="lacks_task",
+    findings="""
+        ('hold_event_has_its_task', lacks_task,
+            jsonb_build_object('hold_event_id', id, 'hold_id', hold_id),
+            '1 task ' || kind, CASE WHEN task_kind IS NULL THEN 'none'
+                ELSE 'another, or several' END, 1)
+    """,
+)
+
 LAST_ORIGINAL = """
 SELECT greatest(
     (SELECT reverses_transfer_id FROM ledger_transfer

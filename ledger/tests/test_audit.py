@@ -856,7 +856,28 @@ def test_end_that_no_event_tells_is_found(full: FullBooks) -> None:
         full.voided.id,
     )
 
-    assert fired(check_of(full.ledger)) == {"hold_events_tell_its_history": 1}
+    assert fired(check_of(full.ledger)) == {
+        "hold_event_has_its_task": 1,
+        "hold_events_tell_its_history": 1,
+    }
+
+
+def test_event_without_its_task_is_found(full: FullBooks) -> None:
+    run(
+        "DELETE FROM outbox_task WHERE kind = 'hold.captured' AND ledger_id = %s",
+        full.ledger.id,
+    )
+
+    # Of five captures.
+    assert fired(check_of(full.ledger)) == {"hold_event_has_its_task": 5}
+
+
+def test_event_with_two_tasks_is_found(full: FullBooks) -> None:
+    run("DROP INDEX task_unique_per_hold_event")
+    (event,) = HoldEvent.objects.filter(hold_id=full.voided.id, kind="voided")
+    copy_row("outbox_task", "hold_event_id", event.id)
+
+    assert fired(check_of(full.ledger))["hold_event_has_its_task"] == 2
 
 
 @pytest.mark.parametrize(
