@@ -785,6 +785,23 @@ def test_a_first_limit_counts_what_happened_before_it():
     assert refused(move(source, target, 51))["headroom"] == 50
 
 
+def test_a_first_limit_counts_what_captures_took_beyond_their_holds():
+    source, target = pair()
+    Ledger.objects.filter(id=source.ledger_id).update(
+        settings={"hold_over_capture_basis_points": 5_000}
+    )
+    hold = place(source, target, 100)
+    posted(capture(hold, 70))
+    posted(capture(hold, 80))
+    posted(capture(place(source, target, 10), 4, is_final=True))
+
+    for account in (source, target):
+        everything(account)
+
+    assert used(source)[DAY] == (154, 2)
+    assert used(target)["in", "day"] == (154, 2)
+
+
 def test_limits_that_were_removed_and_set_again_count_the_time_between():
     source, target = pair()
     limit(source, ("out", "day", 100, None))
