@@ -4,7 +4,7 @@ from payflow.sql import sql_migration
 
 
 class Migration(migrations.Migration):
-    """What the planner must know of ledgers, and cannot learn from small tables."""
+    """Plans that are made on nearly empty tables and kept."""
 
     dependencies = [("ledger", "0011_hold_tasks")]
-    operations = [sql_migration(__file__, "0012_statistics")]
+    operations = [sql_migration(__file__, "0012_planning")]
