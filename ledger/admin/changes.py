@@ -18,6 +18,7 @@ from ledger.admin.shared import (
     account_link,
     account_status_badge,
     fetch_accounts,
+    stacked,
 )
 from ledger.models import Change
 from payflow.admin.cells import (
@@ -44,7 +45,7 @@ class ChangeAdmin(BooksAdmin, RecordedAdmin):
     """The history of accounts and of the ledger itself."""
 
     index_position = 7
-    list_display = ("created", "subject", "changed", "status", "reason", "who")
+    list_display = ("created", "subject", "changed", "why", "who")
     list_filter = (LedgerFilter, AccountScope)
     search_fields = ("id",)
     search_help_text = (
@@ -83,15 +84,12 @@ class ChangeAdmin(BooksAdmin, RecordedAdmin):
         """The names of the changed fields."""
         return changed_text(change)
 
-    @admin.display(description="status")
-    def status(self, change: Any) -> str:
-        """The status that an account got."""
-        return status_text(change)
-
-    @admin.display(description="reason")
-    def reason(self, change: Any) -> str:
-        """Why, where a reason was asked for."""
-        return short(change.reason, 80)
+    @admin.display(description="status, reason")
+    def why(self, change: Any) -> str:
+        """The status that an account got, and why; other changes have no reason."""
+        if not change.status:
+            return short(change.reason, 80)
+        return stacked(status_text(change), short(change.reason, 80))
 
     @admin.display(description="actor")
     def who(self, change: Change) -> str:

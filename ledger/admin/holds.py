@@ -24,7 +24,8 @@ from ledger.admin.shared import (
     RecordedAdmin,
     account_link,
     accounts_by_key,
-    and_more,
+    route,
+    stacked,
     sums,
 )
 from ledger.enums import HoldEventKind, HoldStatus
@@ -162,17 +163,13 @@ class HoldAdmin(BooksAdmin, RecordedAdmin):
 
     index_position = 5
     list_display = (
-        "created",
+        "placed",
         "about",
-        "state",
-        "amount",
+        "accounts",
+        "status_until",
         "held",
         "captured",
         "released",
-        "source",
-        "target",
-        "expires",
-        "actor",
     )
     list_filter = (LedgerFilter, OpenOnAccountFilter, HoldStatusFilter)
     list_defer = ("metadata",)
@@ -303,7 +300,17 @@ class HoldAdmin(BooksAdmin, RecordedAdmin):
         status = HoldStatus(hold.status)
         return badge(status.label.capitalize(), _TONES.get(status, "plain"))
 
-    @admin.display(description="reference or description")
+    @admin.display(description="placed, by")
+    def placed(self, hold: Hold) -> str:
+        """When, and by whom."""
+        return stacked(instant(hold.created_at), short(hold.actor, 30))
+
+    @admin.display(description="status, expires")
+    def status_until(self, hold: Any) -> str:
+        """The status, and until when the hold lasts or would have lasted."""
+        return stacked(self.state(hold), instant(hold.expires_at))
+
+    @admin.display(description="about")
     def about(self, hold: Hold) -> str:
         """The reference, or else the description, cut to a cell."""
         return short(hold.reference or hold.description, 30)
@@ -328,19 +335,13 @@ class HoldAdmin(BooksAdmin, RecordedAdmin):
         """What is available again without having been moved."""
         return sums(hold.amounts.released, hold.ledger_id)
 
-    @admin.display(description="from")
-    def source(self, hold: Any) -> str:
-        """The account that the first posting would debit."""
-        first = hold.first_posting
-        return account_link(first.from_account) if first else EMPTY
-
-    @admin.display(description="to")
-    def target(self, hold: Any) -> str:
-        """The account that it would credit, and how many more postings there are."""
+    @admin.display(description="from → to")
+    def accounts(self, hold: Any) -> str:
+        """The accounts of the first posting, and how many more postings there are."""
         first = hold.first_posting
         if first is None:
             return EMPTY
-        return and_more(account_link(first.to_account), hold.posting_count - 1)
+        return route(first.from_account, first.to_account, hold.posting_count)
 
     def tables(self, request: HttpRequest, obj: Any) -> Iterable[Table]:
         """The postings, and what happened to the hold."""

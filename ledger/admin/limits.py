@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import OuterRef, QuerySet, Subquery
+from django.db.models.functions import JSONObject
 from django.http import HttpRequest
 
 from ledger.admin.shared import AccountScope, BooksAdmin, account_link, fetch_accounts
@@ -16,7 +18,7 @@ from payflow.admin.lists import Keyset
 from payflow.admin.scope import parse_uuid
 
 _PERIODS: Mapping[str, str] = {
-    LimitPeriod.ROLLING_DAY: "24 hours",
+    LimitPeriod.ROLLING_DAY: "24 h",
     LimitPeriod.DAY: "day",
     LimitPeriod.MONTH: "month",
 }
@@ -32,21 +34,22 @@ def limits_table(account: Account) -> Table:
             if limit is None:
                 continue
             left = max(0, limit - used)
-            figures: list[Any] = [
+            figures = [
                 money(figure, account.currency, account.ledger_id)
                 if measure == "amount"
                 else f"{figure:,}"
                 for figure in (limit, used, left)
             ]
+            if not left:
+                figures[-1] = badge("used up", "bad")
             rows.append(
                 (
                     LimitDirection(window.direction).label.capitalize(),
                     _PERIODS[window.period],
                     "amount" if measure == "amount" else "times",
                     *figures,
-                    badge("Used up", "bad") if not left else "",
                     instant(window.starts_at),
-                    instant(window.ends_at),
+                    instant(window.ends_at) if window.ends_at else "rolling",
                 )
             )
     return Table(
@@ -58,7 +61,6 @@ def limits_table(account: Account) -> Table:
             "#Limit",
             "#Used",
             "#Left",
-            "",
             "Since",
             "Begins anew",
         ),
@@ -76,6 +78,8 @@ class UsageAdmin(BooksAdmin):
     list_display = (
         "created",
         "of_account",
+        "went_out",
+        "came_in",
         "out_shown",
         "out_count",
         "in_shown",
@@ -84,8 +88,8 @@ class UsageAdmin(BooksAdmin):
     list_filter = (LedgerFilter, AccountScope)
     search_fields = ("id",)
     search_help_text = (
-        "A full id. Totals are of all time: what moved between two rows is their"
-        " difference. For one account's, follow the link on the account's page."
+        "A full id. For one account's, follow the link on the account's page. Totals"
+        " are of all time, so what moved in a window is the difference of two rows."
     )
     fieldsets = (
         (
@@ -113,6 +117,19 @@ class UsageAdmin(BooksAdmin):
             return Keyset("created_at")
         return Keyset()
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """The rows with the totals before them, each by one probe of the index."""
+        before = (
+            Usage.objects.filter(
+                ledger_id=OuterRef("ledger_id"),
+                account_id=OuterRef("account_id"),
+                created_at__lt=OuterRef("created_at"),
+            )
+            .order_by("-created_at")
+            .values(totals=JSONObject(out="out_amount", in_="in_amount"))[:1]
+        )
+        return super().get_queryset(request).annotate(before=Subquery(before))
+
     def prepare_rows(self, request: HttpRequest, rows: list[Any]) -> None:
         """Each row's account, in one query for all rows."""
         fetch_accounts(rows)
@@ -121,6 +138,20 @@ class UsageAdmin(BooksAdmin):
     def of_account(self, usage: Usage) -> str:
         """The account."""
         return account_link(usage.account)
+
+    @admin.display(description="went out")
+    def went_out(self, usage: Any) -> str:
+        """What counted at this instant."""
+        return self._counted(usage, usage.out_amount, "out")
+
+    @admin.display(description="came in")
+    def came_in(self, usage: Any) -> str:
+        """What counted at this instant."""
+        return self._counted(usage, usage.in_amount, "in_")
+
+    def _counted(self, usage: Any, total: int, name: str) -> str:
+        amount = total - (usage.before or {name: 0})[name]
+        return money(amount or None, usage.account.currency, usage.ledger_id)
 
     @admin.display(description="out, in total")
     def out_shown(self, usage: Usage) -> str:

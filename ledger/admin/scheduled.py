@@ -10,12 +10,13 @@ from django.db.models.fields.json import KeyTransform
 from django.http import HttpRequest
 from django.utils.html import format_html
 
+from ledger.admin.changes import value_text
 from ledger.admin.shared import (
     BooksAdmin,
     RecordedAdmin,
     account_link,
     accounts_by_key,
-    and_more,
+    route,
 )
 from ledger.enums import ScheduledStatus
 from ledger.models import Account, ScheduledTransfer
@@ -33,12 +34,15 @@ from payflow.admin.cells import (
 )
 from payflow.admin.filters import FewRowsFilter, LedgerFilter
 from payflow.admin.read_only import BELOW_TABLES
+from payflow.admin.scope import parse_uuid
 from payflow.api.problems import PROBLEMS
 
 _TONES: Mapping[str, str] = {
     ScheduledStatus.POSTED: "good",
     ScheduledStatus.REFUSED: "bad",
 }
+#: The facts of a refusal that are minor units of the account's currency.
+_AMOUNTS = {"available", "headroom", "limit", "min_balance", "required", "used"}
 
 
 class ScheduledStatusFilter(FewRowsFilter):
@@ -73,8 +77,7 @@ class ScheduledTransferAdmin(BooksAdmin, RecordedAdmin):
         "due",
         "state",
         "amount",
-        "source",
-        "target",
+        "accounts",
         "about",
         "attempt_count",
         "problem",
@@ -162,7 +165,7 @@ class ScheduledTransferAdmin(BooksAdmin, RecordedAdmin):
             for account_id in _account_ids(row.first)
         )
         for row in rows:
-            row.accounts = [
+            row.pair = [
                 accounts[row.ledger_id, account_id]
                 for account_id in _account_ids(row.first)
             ]
@@ -176,19 +179,15 @@ class ScheduledTransferAdmin(BooksAdmin, RecordedAdmin):
     @admin.display(description="amount")
     def amount(self, row: Any) -> str:
         """The first posting's amount."""
-        return money(row.first["amount"], row.accounts[0].currency, row.ledger_id)
+        return money(row.first["amount"], row.pair[0].currency, row.ledger_id)
 
-    @admin.display(description="from")
-    def source(self, row: Any) -> str:
-        """The account that the first posting debits."""
-        return account_link(row.accounts[0])
+    @admin.display(description="from → to")
+    def accounts(self, row: Any) -> str:
+        """The accounts of the first posting, and how many more postings there are."""
+        source, target = row.pair
+        return route(source, target, row.posting_count)
 
-    @admin.display(description="to")
-    def target(self, row: Any) -> str:
-        """The account that it credits, and how many more postings there are."""
-        return and_more(account_link(row.accounts[1]), row.posting_count - 1)
-
-    @admin.display(description="reference or description")
+    @admin.display(description="about")
     def about(self, row: ScheduledTransfer) -> str:
         """The reference, or else the description, cut to a cell."""
         return short(row.reference or row.description, 30)
@@ -200,14 +199,12 @@ class ScheduledTransferAdmin(BooksAdmin, RecordedAdmin):
 
     @admin.display(description="last refusal")
     def last_problem_text(self, row: ScheduledTransfer) -> str:
-        """What the latest refusal says."""
+        """What the latest refusal is called, and its code in the documentation."""
         if not row.last_problem:
             return EMPTY
+        code = row.last_problem["code"]
         return format_html(
-            '{} <code class="muted">{}</code><br>{}',
-            badge(_title(row.last_problem["code"]), "warn"),
-            row.last_problem["code"],
-            row.last_problem["detail"],
+            '{} <code class="muted">{}</code>', badge(_title(code), "warn"), code
         )
 
     @admin.display(description="next attempt")
@@ -223,13 +220,14 @@ class ScheduledTransferAdmin(BooksAdmin, RecordedAdmin):
         return link("ledger.transfer", row.transfer_id, row.ledger_id)
 
     def tables(self, request: HttpRequest, obj: ScheduledTransfer) -> Iterable[Table]:
-        """What it posts."""
+        """What it posts, and why it was refused."""
         shown = obj.postings[:MAX_TABLE_ROWS]
-        accounts = accounts_by_key(
-            (obj.ledger_id, account_id)
-            for posting in shown
-            for account_id in _account_ids(posting)
-        )
+        problem = obj.last_problem or {"fields": {}}
+        refused_for = parse_uuid(problem["fields"].get("account_id"))
+        ids = {account_id for posting in shown for account_id in _account_ids(posting)}
+        if refused_for is not None:
+            ids.add(refused_for)
+        accounts = accounts_by_key((obj.ledger_id, account_id) for account_id in ids)
         title = "Postings"
         if len(obj.postings) > len(shown):
             title = f"The first {len(shown)} of {len(obj.postings):,} postings"
@@ -241,6 +239,29 @@ class ScheduledTransferAdmin(BooksAdmin, RecordedAdmin):
             )
             rows.append((number, *_posting_cells(source, target, posting["amount"])))
         yield Table(title, ("#Posting", "From", "To", "#Amount"), rows)
+        if obj.last_problem:
+            account = accounts.get((obj.ledger_id, refused_for))
+            yield _refusal_table(problem, account)
+
+
+def _refusal_table(problem: Mapping[str, Any], account: Account | None) -> Table:
+    """The facts of the latest refusal; amounts in the account's currency."""
+    fields = problem["fields"]
+    is_count = fields.get("measure") == "count"
+    rows = []
+    for name, value in fields.items():
+        if account is not None and name == "account_id":
+            shown = account_link(account)
+        elif account is not None and name in _AMOUNTS and not is_count:
+            shown = money(value, account.currency, account.ledger_id)
+        else:
+            shown = value_text(value)
+        rows.append((name.removesuffix("_id").replace("_", " "), shown))
+    return Table(
+        "Why it was refused last",
+        ("What", "Value"),
+        rows or [("detail", problem["detail"])],
+    )
 
 
 def _posting_cells(source: Account, target: Account, amount: int) -> tuple[str, ...]:

@@ -112,12 +112,21 @@ def sums(amounts: Mapping[str, int], ledger_id: UUID) -> str:
     )
 
 
-def and_more(account: str, more: int) -> str:
-    """The account of a first posting, and how many postings there are besides."""
-    if not more:
-        return account
+def stacked(above: str, below: str) -> str:
+    """Two values in one cell, so that a list with many columns fits a screen."""
+    return format_html('{}<div class="below">{}</div>', above, below)
+
+
+def route(source: Account, target: Account, posting_count: int) -> str:
+    """Both accounts of a first posting, and how many more postings there are."""
+    more = posting_count - 1
     return format_html(
-        '{} <span class="muted">and {} more</span>', account, f"{more:,}"
+        '<div class="route">{}</div><div class="route">→ {}{}</div>',
+        account_link(source),
+        account_link(target),
+        format_html(' <span class="muted">and {} more</span>', f"{more:,}")
+        if more
+        else "",
     )
 
 

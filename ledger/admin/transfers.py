@@ -81,7 +81,7 @@ class TransferAdmin(BooksAdmin, RecordedAdmin):
                     "reference",
                     "description",
                     "reverses",
-                    "reason",
+                    "reason_shown",
                     "of_hold",
                     "rate",
                     "permission_used",
@@ -117,7 +117,7 @@ class TransferAdmin(BooksAdmin, RecordedAdmin):
             name
             for name, value in (
                 ("reverses", obj.reverses_transfer_id),
-                ("reason", obj.reason),
+                ("reason_shown", obj.reason),
                 ("of_hold", obj.hold_id),
                 ("rate", obj.exchange_rate),
                 ("permission_used", obj.permission),
@@ -202,6 +202,11 @@ class TransferAdmin(BooksAdmin, RecordedAdmin):
                 instant(original.created_at),
             ),
         )
+
+    @admin.display(description="reason")
+    def reason_shown(self, transfer: Transfer) -> str:
+        """Why it reverses the other one."""
+        return transfer.get_reason_display().capitalize()
 
     @admin.display(description="captures hold")
     def of_hold(self, transfer: Any) -> str:
@@ -366,7 +371,7 @@ def _reversals_table(transfer: Transfer) -> Table:
                 link("ledger.transfer", row.id, row.ledger_id, instant(row.created_at)),
                 row.get_kind_display(),
                 sums(amounts[row.id], row.ledger_id),
-                row.get_reason_display() if row.reason else EMPTY,
+                row.get_reason_display().capitalize() if row.reason else EMPTY,
                 badge(row.get_permission_display().capitalize(), "warn")
                 if row.permission
                 else EMPTY,
