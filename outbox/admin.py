@@ -9,7 +9,6 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils.functional import cached_property
 
 from outbox.enums import LIVE_STATES, TaskKind, TaskState
 from outbox.models import OutboxAttempt, OutboxAttemptOutcome, OutboxTask
@@ -22,6 +21,7 @@ from payflow.admin.cells import (
     instant,
     instant_column,
     link,
+    list_link,
     money,
     short,
 )
@@ -29,12 +29,13 @@ from payflow.admin.figures import Figure, index_figures
 from payflow.admin.filters import (
     ChoiceFilter,
     CurrencyFilter,
+    FewRowsFilter,
     LedgerFilter,
     ScopeFilter,
     choice_filter,
 )
 from payflow.admin.read_only import BELOW_TABLES, ReadOnlyModelAdmin
-from payflow.admin.scope import all_ledger_ids, ledger_link, ledger_scope, parse_uuid
+from payflow.admin.scope import all_ledger_ids, ledger_link, parse_uuid
 
 _TONES = {
     TaskState.PENDING: "plain",
@@ -110,38 +111,28 @@ def _figure(
     return Figure(label, count_label(count), tone, f"{note}; all ledgers", url)
 
 
-class AccountScope(ScopeFilter):
-    """One payout account's tasks.
-
-    The index by account does not keep them by id. Where they are few, it finds them
-    all; where they are many, the ledger's newest tasks are looked through, a window at
-    a time.
-    """
+class AccountScope(FewRowsFilter):
+    """One payout account's tasks; the index by account does not keep them by id."""
 
     title = parameter_name = "account"
-    column = "account_id"
 
-    @cached_property
-    def _few_ids(self) -> list[UUID] | None:
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
+        """The one account, when there is one."""
+        value = parse_uuid(self.value())
+        return [(str(value), f"…{str(value)[-12:]}")] if value else []
+
+    def narrow(self, rows: QuerySet[Any]) -> QuerySet[Any]:
+        """The tasks of the account."""
+        value = parse_uuid(self.value())
+        return rows.filter(account_id=value) if value else rows
+
+    def found_ids(self, ledger_id: UUID) -> QuerySet[Any] | None:
+        """By the index by account."""
         value = parse_uuid(self.value())
         if value is None:
             return None
-        rows = OutboxTask.objects.filter(
-            ledger_id=ledger_scope(self.request).id, account_id=value
-        ).order_by()
-        ids = list(rows.values_list("id", flat=True)[: MAX_MATCHES + 1])
-        return ids if len(ids) <= MAX_MATCHES else None
-
-    @property
-    def is_scope(self) -> bool:  # type: ignore[override]
-        """True where the index finds all tasks, so that no window is needed."""
-        return self.value() is None or self._few_ids is not None
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        """The tasks of the account."""
-        if self._few_ids is not None:
-            return queryset.filter(pk__in=self._few_ids)
-        return super().queryset(request, queryset)
+        rows = OutboxTask.objects.filter(ledger_id=ledger_id, account_id=value)
+        return rows.order_by().values_list("id", flat=True)
 
 
 class TransferScope(ScopeFilter):
@@ -282,9 +273,12 @@ class OutboxTaskAdmin(ReadOnlyModelAdmin):
         """The payout's destination, cut to a cell."""
         return short(task.destination, 30)
 
-    @admin.display(description="transfer")
+    @admin.display(description="caused by")
     def of_transfer(self, task: OutboxTask) -> str:
-        """The transfer that caused it."""
+        """The transfer, or the hold, that caused it."""
+        if task.hold_event_id is not None:
+            event_id = task.hold_event_id
+            return list_link("ledger.hold", task.ledger_id, "Hold", q=event_id)
         return link("ledger.transfer", task.transfer_id, task.ledger_id)
 
     @admin.display(description="payout account")

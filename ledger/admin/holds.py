@@ -24,6 +24,7 @@ from ledger.admin.shared import (
     RecordedAdmin,
     account_link,
     accounts_by_key,
+    by_id,
     route,
     stacked,
     sums,
@@ -31,6 +32,8 @@ from ledger.admin.shared import (
 from ledger.enums import HoldEventKind, HoldStatus
 from ledger.models import Account, Hold, HoldEvent, HoldPosting
 from ledger.selectors.holds import IS_OPEN, HoldView, holds_with_postings
+from outbox.admin import TASK_COLUMNS, task_row
+from outbox.models import OutboxTask
 from payflow.admin.bounds import MAX_MATCHES, MAX_TABLE_ROWS
 from payflow.admin.cells import (
     EMPTY,
@@ -48,7 +51,7 @@ from payflow.admin.cells import (
 )
 from payflow.admin.filters import FewRowsFilter, LedgerFilter
 from payflow.admin.read_only import BELOW_TABLES
-from payflow.admin.scope import parse_uuid
+from payflow.admin.scope import all_ledger_ids, parse_uuid
 
 _TONES: Mapping[str, str] = {
     HoldStatus.ACTIVE: "good",
@@ -226,6 +229,14 @@ class HoldAdmin(BooksAdmin, RecordedAdmin):
         """References that begin with the text."""
         return [rows.filter(reference__startswith=text)]
 
+    def find_by_id(
+        self, request: HttpRequest, rows: QuerySet[Any], value: UUID
+    ) -> list[QuerySet[Any]]:
+        """A hold, or that of an event, which outbox tasks name."""
+        events = HoldEvent.objects.filter(ledger_id__in=all_ledger_ids(), id=value)
+        hold_ids = list(events.order_by().values_list("hold_id", flat=True))
+        return [rows.filter(pk__in=[value, *hold_ids])]
+
     def prepare_rows(self, request: HttpRequest, rows: list[Any]) -> None:
         """Each row's sums and first posting, in three queries for all rows."""
         keys = {
@@ -348,7 +359,22 @@ class HoldAdmin(BooksAdmin, RecordedAdmin):
         if can_view(request, "ledger.holdposting"):
             yield _postings_table(obj, obj.view)
         if can_view(request, "ledger.holdevent"):
-            yield _events_table(obj, set(obj.amounts.amount))
+            events = list(
+                HoldEvent.objects.filter(
+                    ledger_id=obj.ledger_id, hold_id=obj.id
+                ).order_by("-id")[:MAX_TABLE_ROWS]
+            )
+            yield _events_table(events, set(obj.amounts.amount))
+            if can_view(request, "outbox.outboxtask"):
+                tasks = OutboxTask.objects.filter(
+                    ledger_id=obj.ledger_id,
+                    hold_event_id__in=[event.id for event in events],
+                ).order_by()
+                yield Table(
+                    "Outbox tasks",
+                    TASK_COLUMNS,
+                    [task_row(t) for t in sorted(tasks, key=by_id, reverse=True)],
+                )
 
 
 def _postings_table(hold: Hold, view: HoldView) -> Table:
@@ -391,10 +417,7 @@ def _postings_table(hold: Hold, view: HoldView) -> Table:
     )
 
 
-def _events_table(hold: Hold, currencies: set[str]) -> Table:
-    events = HoldEvent.objects.filter(
-        ledger_id=hold.ledger_id, hold_id=hold.id
-    ).order_by("-id")[:MAX_TABLE_ROWS]
+def _events_table(events: Iterable[HoldEvent], currencies: set[str]) -> Table:
     # An event's amounts are sums over postings: they mean nothing over two currencies.
     currency = next(iter(currencies)) if len(currencies) == 1 else None
     return Table(

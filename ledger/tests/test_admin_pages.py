@@ -9,7 +9,7 @@ from django.test import Client
 from django.urls import reverse
 
 from ledger.enums import Permission, ReversalReason, ScheduledStatus
-from ledger.models import Account, Change, Hold, ScheduledTransfer, Transfer
+from ledger.models import Account, Change, Hold, HoldEvent, ScheduledTransfer, Transfer
 from ledger.services.account_status import account_freeze
 from ledger.services.assets import AssetRequest, asset_create
 from ledger.services.clients import client_set_permissions
@@ -33,6 +33,7 @@ from ledger.tests.factories import (
 from ledger.tests.holds import capture, extend, lapse, place, void
 from ledger.tests.limits import BOSS, limit
 from ledger.types import HoldRequest, PostedTransfer, PostingRequest
+from outbox.models import OutboxTask
 from payflow.clock import now
 
 pytestmark = pytest.mark.django_db
@@ -107,6 +108,23 @@ def test_a_hold_shows_what_became_of_what_it_held(finance: Client) -> None:
     assert all(row[6] == ACTOR.label for row in events)
     for account in (source, target):
         assert url("account", account) in text
+    assert len(table(response, "Outbox tasks").rows) == 4
+
+
+def test_a_hold_is_found_from_an_outbox_task(finance: Client) -> None:
+    source, target = make_pair()
+    hold = place(source, target, 1_000)
+    place(source, target, 2_000)
+    task = OutboxTask.objects.get(
+        ledger_id=source.ledger_id,
+        hold_event_id=HoldEvent.objects.get(hold_id=hold.id).id,
+    )
+
+    text = page(finance, "outbox_outboxtask_change", task.id).content.decode()
+    found = status_in_list(finance, q=task.hold_event_id)
+
+    assert f"q={task.hold_event_id}" in text
+    assert found == [hold.id]
 
 
 def test_a_lapsed_hold_shows_as_expired_before_any_sweep(finance: Client) -> None:

@@ -21,6 +21,7 @@ from ledger.models import Account
 from ledger.services.integrity import integrity_refresh
 from ledger.services.payouts import PayoutHandler
 from ledger.tests.factories import AccountFactory, LedgerFactory, move
+from ledger.tests.holds import place
 from outbox.models import OutboxTask
 from outbox.services import task_cancel_unsent, task_lock_unsent, task_retry
 from outbox.tests.factories import make_due, reload
@@ -257,6 +258,7 @@ def test_no_statement_of_any_flow_reaches_across_ledgers(admin_client, settings)
         assert task_cancel_unsent(
             ledger_id=ledger.id, task_id=task.id, completion_transfer_id=back
         )
+        hold = place(source, AccountFactory(ledger=ledger), 5)
         integrity_refresh()
         assert ledger.id in ledgers_with_responses()
         responses_purge(ledger_id=ledger.id, older_than=timedelta(0))
@@ -267,6 +269,11 @@ def test_no_statement_of_any_flow_reaches_across_ledgers(admin_client, settings)
             f"ledger/transfer/{made.json()['id']}/change/",
             "ledger/entry/",
             "ledger/apiclient/",
+            "ledger/hold/",
+            f"ledger/hold/{hold.id}/change/",
+            "ledger/scheduledtransfer/",
+            "ledger/usage/",
+            "ledger/asset/",
             "outbox/outboxtask/",
             f"outbox/outboxtask/{task.id}/change/",
             "idempotency/idempotencykey/",

@@ -262,7 +262,7 @@ def test_payouts_of_an_account_are_all_found(
     finance: Client, small_pages: None, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     monkeypatch.setattr(bounds, "WINDOW_ROWS", 5)
-    monkeypatch.setattr("outbox.admin.MAX_MATCHES", most)
+    monkeypatch.setattr(bounds, "MAX_MATCHES", most)
     books = make_books()
     for number in range(6):
         move(books.account, books.payout, 1 + number)
@@ -556,7 +556,8 @@ def assert_served_by_indexes(plans: list[tuple[str, list[str]]]) -> None:
             assert "Index Cond:" in condition, explained
             assert "ledger_id" in condition, explained
         is_keyed = re.search(
-            r'"?(id|transfer_id|hold_id|(from_|to_)?account_id)"? (IN|=) ', sql
+            r'"?(id|transfer_id|hold_id|hold_event_id|(from_|to_)?account_id)"? (IN|=) ',
+            sql,
         )
         assert "LIMIT" in sql or is_keyed, explained
         assert "OFFSET" not in sql or "LIMIT 1" in sql, explained
