@@ -3,6 +3,11 @@
 They go by the hold, or by the transfer that is reversed: whatever names it is compared
 in one snapshot, and books without any cost nothing. Like those of
 ``ledger.audit_queries`` they are templates for ``SliceBounds.sql``.
+
+Note [Probes]. What a row names is looked up in LATERAL subqueries with OFFSET 0, by all
+columns of the key. In a plain join the planner knows the ledger's id; and one that its
+statistics have not seen yet it takes for so rare that it reads all of the ledger for
+each row.
 """
 
 from ledger.audit_queries import Sweep
@@ -86,10 +91,14 @@ HOLDS = Sweep(
                 min(p.expires_at) AS first_expires_at,
                 max(p.expires_at) AS last_expires_at
             FROM ledger_hold_posting p
-            LEFT JOIN ledger_account f
-                ON f.ledger_id = p.ledger_id AND f.id = p.from_account_id
-            LEFT JOIN ledger_account t
-                ON t.ledger_id = p.ledger_id AND t.id = p.to_account_id
+            LEFT JOIN LATERAL (
+                SELECT a.currency FROM ledger_account a
+                WHERE a.ledger_id = p.ledger_id AND a.id = p.from_account_id
+                OFFSET 0) AS f ON true
+            LEFT JOIN LATERAL (
+                SELECT a.currency FROM ledger_account a
+                WHERE a.ledger_id = p.ledger_id AND a.id = p.to_account_id
+                OFFSET 0) AS t ON true
             WHERE {hold_postings_in_slice}
             GROUP BY p.hold_id
         ) AS p ON p.hold_id = h.id
@@ -102,9 +111,14 @@ HOLDS = Sweep(
                     AS has_other_end,
                 sum(v.captured) AS captured, sum(v.released) AS released
             FROM ledger_hold_event v
-            LEFT JOIN ledger_hold h ON h.ledger_id = v.ledger_id AND h.id = v.hold_id
-            LEFT JOIN ledger_transfer t ON t.ledger_id = v.ledger_id
-                AND t.id = v.transfer_id AND t.hold_id = v.hold_id
+            LEFT JOIN LATERAL (
+                SELECT h.status FROM ledger_hold h
+                WHERE h.ledger_id = v.ledger_id AND h.id = v.hold_id OFFSET 0
+                ) AS h ON true
+            LEFT JOIN LATERAL (
+                SELECT t.id FROM ledger_transfer t
+                WHERE t.ledger_id = v.ledger_id AND t.id = v.transfer_id
+                  AND t.hold_id = v.hold_id OFFSET 0) AS t ON true
             WHERE {hold_events_in_slice}
             GROUP BY v.hold_id
         ) AS v ON v.hold_id = h.id
@@ -168,8 +182,10 @@ HOLD_POSTINGS = Sweep(
             SELECT t.hold_id, t.source_postings[e.posting_number] AS number,
                 sum(e.amount) AS captured
             FROM ledger_transfer t
-            JOIN ledger_entry e ON e.ledger_id = t.ledger_id
-                AND e.transfer_id = t.id AND e.direction = 'debit'
+            CROSS JOIN LATERAL (
+                SELECT e.amount, e.posting_number FROM ledger_entry e
+                WHERE e.ledger_id = t.ledger_id AND e.transfer_id = t.id
+                  AND e.direction = 'debit' OFFSET 0) AS e
             WHERE {captures_in_slice} AND t.hold_id IS NOT NULL
             GROUP BY t.hold_id, t.source_postings[e.posting_number]
         ) AS c ON c.hold_id = p.hold_id AND c.number = p.number
@@ -196,14 +212,25 @@ CAPTURES = Sweep(
                 OR d.account_id <> p.from_account_id
                 OR c.account_id <> p.to_account_id AS is_elsewhere
         FROM ledger_transfer t
-        LEFT JOIN ledger_entry d ON d.ledger_id = t.ledger_id
-            AND d.transfer_id = t.id AND d.direction = 'debit'
-        LEFT JOIN ledger_entry c ON c.ledger_id = t.ledger_id
-            AND c.transfer_id = t.id AND c.direction = 'credit'
-            AND c.posting_number = d.posting_number
-        LEFT JOIN ledger_hold h ON h.ledger_id = t.ledger_id AND h.id = t.hold_id
-        LEFT JOIN ledger_hold_posting p ON p.ledger_id = t.ledger_id
-            AND p.hold_id = t.hold_id AND p.number = t.source_postings[d.posting_number]
+        LEFT JOIN LATERAL (
+            SELECT e.account_id, e.amount, e.currency, e.posting_number
+            FROM ledger_entry e
+            WHERE e.ledger_id = t.ledger_id AND e.transfer_id = t.id
+              AND e.direction = 'debit' OFFSET 0) AS d ON true
+        LEFT JOIN LATERAL (
+            SELECT e.account_id FROM ledger_entry e
+            WHERE e.ledger_id = t.ledger_id AND e.transfer_id = t.id
+              AND e.posting_number = d.posting_number AND e.direction = 'credit'
+            OFFSET 0) AS c ON true
+        LEFT JOIN LATERAL (
+            SELECT h.id, h.ended_at FROM ledger_hold h
+            WHERE h.ledger_id = t.ledger_id AND h.id = t.hold_id OFFSET 0) AS h ON true
+        LEFT JOIN LATERAL (
+            SELECT p.number, p.from_account_id, p.to_account_id, p.expires_at
+            FROM ledger_hold_posting p
+            WHERE p.ledger_id = t.ledger_id AND p.hold_id = t.hold_id
+              AND p.number = t.source_postings[d.posting_number] OFFSET 0
+            ) AS p ON true
         WHERE {captures_in_slice} AND t.hold_id IS NOT NULL
     """,
     is_broken="""
@@ -230,8 +257,10 @@ HOLD_EVENTS = Sweep(
             k.kind IS DISTINCT FROM 'hold.' || v.kind
                 OR count(*) OVER (PARTITION BY v.id) <> 1 AS lacks_task
         FROM ledger_hold_event v
-        LEFT JOIN outbox_task k
-            ON k.ledger_id = v.ledger_id AND k.hold_event_id = v.id
+        LEFT JOIN LATERAL (
+            SELECT k.kind FROM outbox_task k
+            WHERE k.ledger_id = v.ledger_id AND k.hold_event_id = v.id OFFSET 0
+            ) AS k ON true
         WHERE {hold_events_in_slice}
     """,
     is_broken="lacks_task",
@@ -280,24 +309,39 @@ REVERSALS = Sweep(
                             'system:receivables:' || d.currency)) AS is_elsewhere,
             (t.kind = 'payout_reversal') <> (k.id IS NOT NULL) AS is_of_other_kind
         FROM ledger_transfer t
-        JOIN ledger_transfer s
-            ON s.ledger_id = t.ledger_id AND s.id = t.reverses_transfer_id
-        LEFT JOIN ledger_entry d ON d.ledger_id = t.ledger_id
-            AND d.transfer_id = t.id AND d.direction = 'debit'
-        LEFT JOIN ledger_entry c ON c.ledger_id = t.ledger_id
-            AND c.transfer_id = t.id AND c.direction = 'credit'
-            AND c.posting_number = d.posting_number
-        LEFT JOIN ledger_entry o ON o.ledger_id = t.ledger_id
-            AND o.transfer_id = s.id AND o.direction = 'debit'
-            AND o.posting_number = t.source_postings[d.posting_number]
-        LEFT JOIN ledger_entry i ON i.ledger_id = t.ledger_id
-            AND i.transfer_id = s.id AND i.direction = 'credit'
-            AND i.posting_number = o.posting_number
-        LEFT JOIN ledger_account a
-            ON a.ledger_id = t.ledger_id AND a.id = d.account_id
-        LEFT JOIN outbox_task k ON k.ledger_id = t.ledger_id
-            AND k.transfer_id = s.id AND k.kind = 'payout'
-            AND k.posting_number = o.posting_number
+        CROSS JOIN LATERAL (
+            SELECT s.id, s.kind FROM ledger_transfer s
+            WHERE s.ledger_id = t.ledger_id AND s.id = t.reverses_transfer_id OFFSET 0
+            ) AS s
+        LEFT JOIN LATERAL (
+            SELECT e.account_id, e.amount, e.currency, e.posting_number
+            FROM ledger_entry e
+            WHERE e.ledger_id = t.ledger_id AND e.transfer_id = t.id
+              AND e.direction = 'debit' OFFSET 0) AS d ON true
+        LEFT JOIN LATERAL (
+            SELECT e.account_id FROM ledger_entry e
+            WHERE e.ledger_id = t.ledger_id AND e.transfer_id = t.id
+              AND e.posting_number = d.posting_number AND e.direction = 'credit'
+            OFFSET 0) AS c ON true
+        LEFT JOIN LATERAL (
+            SELECT e.account_id, e.posting_number FROM ledger_entry e
+            WHERE e.ledger_id = t.ledger_id AND e.transfer_id = s.id
+              AND e.posting_number = t.source_postings[d.posting_number]
+              AND e.direction = 'debit' OFFSET 0) AS o ON true
+        LEFT JOIN LATERAL (
+            SELECT e.account_id FROM ledger_entry e
+            WHERE e.ledger_id = t.ledger_id AND e.transfer_id = s.id
+              AND e.posting_number = o.posting_number AND e.direction = 'credit'
+            OFFSET 0) AS i ON true
+        LEFT JOIN LATERAL (
+            SELECT a.reference FROM ledger_account a
+            WHERE a.ledger_id = t.ledger_id AND a.id = d.account_id OFFSET 0
+            ) AS a ON true
+        LEFT JOIN LATERAL (
+            SELECT k.id FROM outbox_task k
+            WHERE k.ledger_id = t.ledger_id AND k.transfer_id = s.id
+              AND k.kind = 'payout' AND k.posting_number = o.posting_number OFFSET 0
+            ) AS k ON true
         WHERE {reversals_in_slice} AND t.reverses_transfer_id IS NOT NULL
     """,
     is_broken="undoes_an_undoing OR is_elsewhere OR is_of_other_kind",
@@ -327,7 +371,7 @@ REVERSAL_TOTALS = Sweep(
             s.kind = 'exchange' AND (r.reversed <> r.amount
                 OR count(*) OVER (PARTITION BY r.transfer_id) <> 2) AS is_half
         FROM (
-            SELECT r.transfer_id, r.posting_number, r.reversed, r.amount
+            SELECT r.ledger_id, r.transfer_id, r.posting_number, r.reversed, r.amount
             FROM ledger_reversal_total r WHERE {reversal_totals_in_slice}
         ) AS r
         FULL JOIN (
@@ -335,16 +379,22 @@ REVERSAL_TOTALS = Sweep(
                 t.source_postings[e.posting_number] AS number,
                 sum(e.amount) AS reversed
             FROM ledger_transfer t
-            JOIN ledger_entry e ON e.ledger_id = t.ledger_id
-                AND e.transfer_id = t.id AND e.direction = 'credit'
+            CROSS JOIN LATERAL (
+                SELECT e.amount, e.posting_number FROM ledger_entry e
+                WHERE e.ledger_id = t.ledger_id AND e.transfer_id = t.id
+                  AND e.direction = 'credit' OFFSET 0) AS e
             WHERE {reversals_in_slice} AND t.reverses_transfer_id IS NOT NULL
             GROUP BY t.reverses_transfer_id, t.source_postings[e.posting_number]
         ) AS b ON b.transfer_id = r.transfer_id AND b.number = r.posting_number
-        LEFT JOIN ledger_transfer s
-            ON s.ledger_id = %(ledger_id)s AND s.id = r.transfer_id
-        LEFT JOIN ledger_entry o ON o.ledger_id = %(ledger_id)s
-            AND o.transfer_id = r.transfer_id AND o.posting_number = r.posting_number
-            AND o.direction = 'debit'
+        LEFT JOIN LATERAL (
+            SELECT s.kind FROM ledger_transfer s
+            WHERE s.ledger_id = r.ledger_id AND s.id = r.transfer_id OFFSET 0
+            ) AS s ON true
+        LEFT JOIN LATERAL (
+            SELECT e.amount FROM ledger_entry e
+            WHERE e.ledger_id = r.ledger_id AND e.transfer_id = r.transfer_id
+              AND e.posting_number = r.posting_number AND e.direction = 'debit'
+            OFFSET 0) AS o ON true
     """,
     is_broken="""
         is_half OR reversed IS DISTINCT FROM moved_back OR reversed > amount

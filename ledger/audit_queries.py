@@ -52,7 +52,9 @@ class SliceBounds:
             "accounts_of_entries": self._range("a.id", "account", "a", lower=">="),
             "transfers_in_slice": self._range("t.id", "transfer", "t"),
             "transfer_entries_in_slice": self._range("e.transfer_id", "transfer", "e"),
-            "transfer_tasks_in_slice": self._range("k.transfer_id", "transfer", "k"),
+            # Those that tell of a hold have no transfer.
+            "transfer_tasks_in_slice": "k.transfer_id IS NOT NULL AND "
+            + self._range("k.transfer_id", "transfer", "k"),
             "keys_in_slice": self._range("i.id", "key", "i"),
             "open_from_in_slice": self._range("p.from_account_id", "account", "p"),
             "open_to_in_slice": self._range("p.to_account_id", "account", "p"),
@@ -418,7 +420,8 @@ SELECT greatest(
         ORDER BY ledger_id DESC, id DESC LIMIT 1),
     (SELECT transfer_id FROM ledger_entry WHERE ledger_id = %(ledger_id)s
         ORDER BY ledger_id DESC, transfer_id DESC LIMIT 1),
-    (SELECT transfer_id FROM outbox_task WHERE ledger_id = %(ledger_id)s
+    (SELECT transfer_id FROM outbox_task
+        WHERE ledger_id = %(ledger_id)s AND transfer_id IS NOT NULL
         ORDER BY ledger_id DESC, transfer_id DESC LIMIT 1))
 """
 
@@ -564,8 +567,10 @@ COMPLETIONS = Sweep(
                   AND k.kind = 'payout' AND k.state = 'cancelled'
                   AND k.transfer_id = t.reverses_transfer_id) AS ends_nothing
         FROM ledger_transfer t
-        LEFT JOIN ledger_transfer r
-            ON r.ledger_id = t.ledger_id AND r.id = t.reverses_transfer_id
+        LEFT JOIN LATERAL (
+            SELECT r.id FROM ledger_transfer r
+            WHERE r.ledger_id = t.ledger_id AND r.id = t.reverses_transfer_id OFFSET 0
+            ) AS r ON true
         WHERE {transfers_in_slice}
           AND (t.kind NOT IN ('transfer', 'opening_balance', 'exchange')
                OR t.reverses_transfer_id IS NOT NULL OR t.hold_id IS NOT NULL
@@ -766,8 +771,11 @@ SCHEDULED = Sweep(
                        OR e.amount::text IS DISTINCT FROM p.posting ->> 'amount')
             )) AS has_other_transfer
         FROM ledger_scheduled_transfer c
-        LEFT JOIN ledger_transfer t
-            ON t.ledger_id = c.ledger_id AND t.id = c.transfer_id
+        LEFT JOIN LATERAL (
+            SELECT t.id, t.kind, t.idempotency_key, t.posting_count
+            FROM ledger_transfer t
+            WHERE t.ledger_id = c.ledger_id AND t.id = c.transfer_id OFFSET 0
+            ) AS t ON true
         WHERE {scheduled_in_slice}
     """,
     is_broken="has_other_transfer",
