@@ -411,7 +411,7 @@ def _postings_table(hold: Hold, view: HoldView) -> Table:
             "#Still held",
             "#Captured",
             "#Released",
-            "#Can be captured in all",
+            "#Capture limit",
         ),
         rows,
     )

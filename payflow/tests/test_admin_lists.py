@@ -556,7 +556,7 @@ def assert_served_by_indexes(plans: list[tuple[str, list[str]]]) -> None:
             assert "Index Cond:" in condition, explained
             assert "ledger_id" in condition, explained
         is_keyed = re.search(
-            r'"?(id|transfer_id|hold_id|hold_event_id|(from_|to_)?account_id)"? (IN|=) ',
+            r'"?((transfer_|hold_|hold_event_|(from_|to_)?account_)?id)"? (IN|=) ',
             sql,
         )
         assert "LIMIT" in sql or is_keyed, explained
