@@ -106,12 +106,7 @@ def transfer_reverse(
         )
     parts = amounts_of(request.parts, [original.number for original in originals])
     wanted = [o for o in originals if parts is None or o.number in parts]
-    receivables: dict[str, UUID] = {}
-    if request.is_forced:
-        for currency in {original.currency for original in wanted}:
-            receivables[currency] = system_account_id(
-                ledger_id=ledger_id, name="receivables", currency=currency
-            )
+    receivables = _receivables(ledger_id, wanted) if request.is_forced else {}
     batch = Batch(
         ledger_id=ledger_id, actor=actor, now=now, idempotency_key=idempotency_key
     )
@@ -153,14 +148,14 @@ def transfer_reverse(
     problem = batch.refusal(reversal)
     if problem is None:
         batch.add(reversal)
-        for original in wanted:
-            if amount := amounts.get(original.number):
-                batch.add_reversal_total(
-                    transfer_id=request.transfer_id,
-                    posting_number=original.number,
-                    amount=original.amount,
-                    reversed=reversed_before.get(original.number, 0) + amount,
-                )
+        for original in (original for original in wanted if original.number in amounts):
+            batch.add_reversal_total(
+                transfer_id=request.transfer_id,
+                posting_number=original.number,
+                amount=original.amount,
+                reversed=reversed_before.get(original.number, 0)
+                + amounts[original.number],
+            )
     posted = batch.write()
     if problem is not None:
         return problem
@@ -239,6 +234,19 @@ def _originals(ledger_id: UUID, transfer_id: UUID) -> tuple[str, list[_Original]
         )
         for number, side in sorted(sides.items())
     ]
+
+
+def _receivables(ledger_id: UUID, wanted: list[_Original]) -> dict[str, UUID]:
+    """The accounts that pay for what is missing, by currency; made on first use.
+
+    In the order of their codes, so that two who make them do not wait for each other.
+    """
+    return {
+        currency: system_account_id(
+            ledger_id=ledger_id, name="receivables", currency=currency
+        )
+        for currency in sorted({original.currency for original in wanted})
+    }
 
 
 def _amounts(

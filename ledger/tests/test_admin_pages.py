@@ -384,7 +384,7 @@ def test_a_client_shows_its_permissions(finance: Client) -> None:
     )
 
     for response in (
-        page(finance, "ledger_apiclient_changelist"),
+        page(finance, "ledger_apiclient_changelist", ledger=client.ledger_id),
         page(finance, "ledger_apiclient_change", client.id),
     ):
         assert "Force reversals beyond what is available" in response.content.decode()
@@ -399,7 +399,7 @@ def test_assets_are_listed_by_code_with_their_decimals(finance: Client) -> None:
             actor=ACTOR,
         )
 
-    response = page(finance, "ledger_asset_changelist")
+    response = page(finance, "ledger_asset_changelist", ledger=ledger.id)
 
     codes = [row.code for row in response.context["cl"].result_list]
     assert codes == ["GOLDG", "ZPTS"]
