@@ -135,7 +135,9 @@ def test_a_lapsed_hold_shows_as_expired_before_any_sweep(finance: Client) -> Non
 
     response = page(finance, "ledger_hold_change", lapsed.id)
     account = page(finance, "ledger_account_change", source.id).content.decode()
-    accounts = page(finance, "ledger_account_changelist").content.decode()
+    accounts = page(
+        finance, "ledger_account_changelist", ledger=source.ledger_id
+    ).content.decode()
 
     assert "Expired" in response.content.decode()
     assert "not swept yet" in response.content.decode()
@@ -167,7 +169,7 @@ def test_a_list_of_holds_sums_by_currency(finance: Client) -> None:
         now=now(),
     )
 
-    text = page(finance, "ledger_hold_changelist").content.decode()
+    text = page(finance, "ledger_hold_changelist", ledger=ledger.id).content.decode()
 
     assert "15.00 USD" in text
     assert "700 JPY" in text
@@ -450,8 +452,11 @@ def test_scheduled_transfers_show_what_became_of_them(finance: Client) -> None:
         actor=ACTOR,
     )
 
-    response = page(finance, "ledger_scheduledtransfer_changelist")
-    due = page(finance, "ledger_scheduledtransfer_changelist", status="scheduled")
+    books = {"ledger": source.ledger_id}
+    response = page(finance, "ledger_scheduledtransfer_changelist", **books)
+    due = page(
+        finance, "ledger_scheduledtransfer_changelist", status="scheduled", **books
+    )
     pages = {
         row.id: page(finance, "ledger_scheduledtransfer_change", row.id)
         for row in (waiting, posted, refused, cancelled)
