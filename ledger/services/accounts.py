@@ -12,6 +12,7 @@ from django.db.models.functions import Now
 from ledger.enums import AccountKind
 from ledger.locks import lock_account_row
 from ledger.models import Account, Asset, Change
+from ledger.selectors.accounts import account_get
 from payflow.actors import Actor
 from payflow.db import require_transaction
 from payflow.errors import Problem
@@ -161,7 +162,7 @@ def account_update(
         if json.dumps(value, sort_keys=True) != json.dumps(old[name], sort_keys=True)
     }
     if not new:
-        return account
+        return account_get(ledger_id=ledger_id, account_id=account_id)
     if "payout_destination" in new:
         if account.kind != AccountKind.LIABILITY:
             return Problem(
@@ -173,11 +174,16 @@ def account_update(
         changes_role = (new["payout_destination"] is None) != (
             account.payout_destination is None
         )
-        if changes_role and account.posted != 0:
+        pending = account.debits_pending + account.credits_pending
+        if changes_role and (account.posted != 0 or pending != 0):
             return Problem(
                 "account_not_empty",
-                "The account still holds money.",
-                {"account_id": str(account_id), "posted": account.posted},
+                "The account still has money or holds.",
+                {
+                    "account_id": str(account_id),
+                    "posted": account.posted,
+                    "pending": pending,
+                },
             )
     Account.objects.filter(ledger_id=ledger_id, id=account_id).update(**new)
     change_record(
@@ -187,9 +193,7 @@ def account_update(
         new=new,
         actor=actor,
     )
-    for name, value in new.items():
-        setattr(account, name, value)
-    return account
+    return account_get(ledger_id=ledger_id, account_id=account_id)
 
 
 def floor_forbidden(floor: int | None) -> Problem:

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import IntegrityError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from ledger.audit import audit_run
@@ -12,6 +12,7 @@ from ledger.enums import AccountKind, AccountStatus, HoldStatus, Permission
 from ledger.models import Account, Hold, HoldEvent, Ledger, Transfer
 from ledger.selectors.accounts import account_get, account_list
 from ledger.selectors.holds import HoldView, hold_get, hold_list
+from ledger.services.accounts import account_update
 from ledger.services.holds import (
     CaptureRequest,
     hold_capture,
@@ -26,6 +27,7 @@ from ledger.types import HoldRequest, PostedTransfer, PostingRequest
 from outbox.models import OutboxTask
 from payflow.actors import Actor
 from payflow.clock import now
+from payflow.db import constraint_name
 from payflow.errors import Problem, ProblemError
 from payflow.ids import new_id
 from payflow.money import MAX_AMOUNT
@@ -508,3 +510,45 @@ def test_the_books_of_all_of_this_are_sound():
     report = audit_run(ledger_slug=source.ledger.slug)
 
     assert report.is_sound, report.findings
+
+
+def test_an_account_with_holds_keeps_its_role():
+    source, target = pair(balance=0, min_balance=0)
+    rich = AccountFactory(ledger=source.ledger, balance=100)
+    hold = place(rich, target, 60)
+
+    def update() -> object:
+        return account_update(
+            ledger_id=target.ledger_id,
+            account_id=target.id,
+            changes={"payout_destination": "DE00"},
+            actor=ACTOR,
+        )
+
+    refused = update()
+    with pytest.raises(IntegrityError) as caught, transaction.atomic():
+        Account.objects.filter(ledger_id=target.ledger_id, id=target.id).update(
+            payout_destination="DE00"
+        )
+    void(hold)
+    changed = update()
+
+    assert code(refused) == "account_not_empty"
+    assert constraint_name(caught.value) == "account_payout_role_changes_only_empty"
+    assert isinstance(changed, Account)
+    assert changed.payout_destination == "DE00"
+
+
+def test_the_answer_to_a_change_shows_what_lapsed_holds_gave_back():
+    source, target = pair()
+    lapse(place(source, target, 300))
+
+    changed = account_update(
+        ledger_id=source.ledger_id,
+        account_id=source.id,
+        changes={"owner_name": "Ada"},
+        actor=ACTOR,
+    )
+
+    assert isinstance(changed, Account)
+    assert (changed.owner_name, changed.available) == ("Ada", 1_000)

@@ -1,3 +1,5 @@
+DROP TRIGGER account_payout_role_changes_only_empty ON ledger_account;
+DROP FUNCTION ledger_check_payout_role();
 DROP TRIGGER transfer_origin_is_legal ON ledger_transfer;
 DROP FUNCTION ledger_check_transfer_origins();
 DROP TABLE ledger_reversal_total;

@@ -593,7 +593,31 @@ CREATE TRIGGER transfer_origin_is_legal AFTER INSERT ON ledger_transfer
     FOR EACH STATEMENT EXECUTE FUNCTION ledger_check_transfer_origins();
 ALTER TABLE ledger_transfer ENABLE ALWAYS TRIGGER transfer_origin_is_legal;
 
--- 5. Entries -----------------------------------------------------------------------
+-- 5. Payout accounts ---------------------------------------------------------------
+
+-- An account becomes a payout account, or ceases to be one, only without holds either:
+-- what they are captured for must not change under them.
+CREATE FUNCTION ledger_check_payout_role() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp
+AS $$
+BEGIN
+    IF (NEW.payout_destination IS NULL) <> (OLD.payout_destination IS NULL)
+       AND (NEW.debits_pending <> 0 OR NEW.credits_pending <> 0)
+    THEN
+        RAISE EXCEPTION 'account % has holds and keeps its role', NEW.id
+            USING ERRCODE = 'integrity_constraint_violation',
+                  CONSTRAINT = 'account_payout_role_changes_only_empty';
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER account_payout_role_changes_only_empty
+    AFTER UPDATE OF payout_destination ON ledger_account
+    FOR EACH ROW EXECUTE FUNCTION ledger_check_payout_role();
+ALTER TABLE ledger_account ENABLE ALWAYS TRIGGER account_payout_role_changes_only_empty;
+
+-- 6. Entries -----------------------------------------------------------------------
 
 -- As in 0002, but that a capture with the permission posts on frozen accounts.
 CREATE OR REPLACE FUNCTION ledger_check_new_entries() RETURNS trigger
