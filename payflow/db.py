@@ -42,6 +42,8 @@ CONSTRAINT_PROBLEMS = {
     "account_reference_unique_in_ledger": "reference_taken",
     "account_payout_role_changes_only_empty": "account_not_empty",
     "hold_reference_unique_in_ledger": "reference_taken",
+    "hold_expires_after_its_beginning": "expires_at_in_past",
+    "hold_lifetime_is_limited": "hold_too_long",
     "capture_before_expiry": "hold_expired",
     "hold_is_extended_before_it_lapses": "hold_expired",
     "transfer_effective_in_open_period": "period_closed",

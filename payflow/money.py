@@ -17,6 +17,9 @@ from iso4217 import Currency
 #: The largest amount and the largest absolute balance, 2^53 - 1: beyond it a JSON
 #: client that reads numbers as doubles (RFC 8259, section 6) would round money.
 MAX_AMOUNT = 2**53 - 1
+
+#: The largest total that a counter of a lifetime may reach: what the database allows.
+MAX_COUNTER = 9_000_000_000_000_000_000
 #: What an exchange rate can be: the digits of PostgreSQL's ``numeric(38, 18)``.
 MAX_RATE_INTEGER_DIGITS = 20
 MAX_RATE_DECIMALS = 18

@@ -57,6 +57,7 @@ class TransferBatchView(ApiView):
         claim = self._claim(batch, body["transfers"])
 
         def command() -> Any:
+            _require_free_keys(_earlier(claim))
             return batch_post(
                 ledger_id=request.user.ledger_id,
                 requests=batch.requests,
@@ -137,6 +138,25 @@ class TransferBatchView(ApiView):
         return render_transfer(outcome)
 
 
+def _require_free_keys(earlier: Earlier) -> None:
+    """Gives the batch up where an item's key is in use right now.
+
+    The batch's own key stores what it answers: an item that may be carried out a moment
+    later must not be answered for good.
+
+    Raises:
+        ProblemError: ``idempotency_in_progress``, with the item's ``index``.
+    """
+    for index, found in sorted(earlier.items()):
+        if isinstance(found, ProblemError) and found.retry_after_seconds is not None:
+            raise ProblemError(
+                found.problem.code,
+                f"transfers[{index}]: {found.problem.detail}",
+                retry_after_seconds=found.retry_after_seconds,
+                index=index,
+            )
+
+
 def _earlier(claim: BatchClaim | None) -> Earlier:
     return {} if claim is None else claim.earlier
 
@@ -155,16 +175,9 @@ def _render_refusal(refusal: BatchRefusal, earlier: Earlier) -> Rendered:
 
     Raises:
         ProblemError: the refusal is none that is stored: an account that is not found,
-            or an item's key that cannot be used (now).
+            or an item's key that cannot be used.
     """
     index, found = refusal.index, earlier.get(refusal.index)
-    if isinstance(found, ProblemError) and found.retry_after_seconds is not None:
-        raise ProblemError(
-            found.problem.code,
-            f"transfers[{index}]: {found.problem.detail}",
-            retry_after_seconds=found.retry_after_seconds,
-            index=index,
-        )
     if isinstance(found, Rendered):
         document = json.loads(found.body)
     else:

@@ -134,7 +134,7 @@ def _read_void(body: Any) -> str:
 def _read_extension(body: Any, *, at: datetime) -> datetime:
     shape = Shape(body)
     expiry = _read_expiry(shape)
-    if not shape.has("expires_at") and not shape.has("lifetime_seconds"):
+    if expiry == {"expires_at": None, "lifetime": None}:
         shape.fail("expires_at", "missing", "Give expires_at or lifetime_seconds.")
     shape.boolean("dry_run", default=False)
     shape.finish()

@@ -39,19 +39,29 @@ from payflow.errors import Problem
 from payflow.ids import new_id
 from payflow.money import MAX_AMOUNT
 
-#: The most lapsed holds of one account that one look ends; there may be several looks.
-LAPSED_AT_ONCE = 500
+#: The most lapsed holds of one account that one look ends, and about the most postings
+#: that they have; there are several looks, until what lacks is there.
+LAPSED_AT_ONCE = 50
+LAPSED_POSTINGS_AT_ONCE = 2_000
 
 # An account's holds that have lapsed and nobody has ended yet, and their accounts.
 _LAPSED = """
 SELECT p.hold_id, array_agg(DISTINCT x.account_id)
 FROM (
-    SELECT p.hold_id FROM ledger_hold_posting p
-    WHERE p.ledger_id = %(ledger_id)s AND p.{column} = %(account_id)s
-      AND p.expires_at <= statement_timestamp()
-      AND least(p.captured, p.amount) + p.released < p.amount
-      AND p.hold_id <> ALL (%(known)s)
-    ORDER BY p.expires_at LIMIT %(limit)s
+    SELECT f.hold_id FROM (
+        SELECT p.hold_id, sum(h.posting_count) OVER (
+            ORDER BY p.expires_at, p.hold_id) - h.posting_count AS postings_before
+        FROM (
+            SELECT p.hold_id, p.expires_at FROM ledger_hold_posting p
+            WHERE p.ledger_id = %(ledger_id)s AND p.{column} = %(account_id)s
+              AND p.expires_at <= statement_timestamp()
+              AND least(p.captured, p.amount) + p.released < p.amount
+              AND p.hold_id <> ALL (%(known)s)
+            ORDER BY p.expires_at LIMIT %(limit)s
+        ) p
+        JOIN ledger_hold h ON h.ledger_id = %(ledger_id)s AND h.id = p.hold_id
+    ) f
+    WHERE f.postings_before < %(postings)s
 ) found
 JOIN ledger_hold_posting p
     ON p.ledger_id = %(ledger_id)s AND p.hold_id = found.hold_id
@@ -94,6 +104,7 @@ class Batch:
         self._rows = writing.Rows()
         self._touched: dict[UUID, LockedAccount] = {}
         self._holds: dict[UUID, LockedHold] = {}
+        self._without_lapsed: set[UUID] = set()
         self._requests: list[TransferRequest] = []
         self._balances: list[tuple[BalanceAfter, ...]] = []
 
@@ -148,10 +159,14 @@ class Batch:
             if problem is not None:
                 return problem
         effects = _effects(request, hold, is_final=is_final)
-        while (problem := refusals.funds_forbid(effects, self.accounts)) is not None:
+        while True:
+            problem = refusals.funds_forbid(
+                effects, self.accounts
+            ) or refusals.range_forbids(effects, self.accounts)
+            if problem is None:
+                return None
             if not self.expire_lapsed(UUID(problem.fields["account_id"])):
                 return problem
-        return refusals.range_forbids(effects, self.accounts)
 
     def _counted(
         self, request: TransferRequest | HoldRequest, hold: LockedHold | None
@@ -167,7 +182,7 @@ class Batch:
     def expire_lapsed(self, account_id: UUID) -> bool:
         """Ends lapsed holds that reserve this account's money; says whether it did."""
         account = self.accounts[account_id]
-        if account.pending_out == 0:
+        if account.pending_out == 0 or account_id in self._without_lapsed:
             return False
         column = "to_account_id" if account.is_debit_normal else "from_account_id"
         with connection.cursor() as cursor:
@@ -178,6 +193,7 @@ class Batch:
                     "account_id": account_id,
                     "known": list(self._holds),
                     "limit": LAPSED_AT_ONCE,
+                    "postings": LAPSED_POSTINGS_AT_ONCE,
                 },
             )
             found = dict(cursor.fetchall())
@@ -194,6 +210,9 @@ class Batch:
         ]
         for hold in lapsed:
             self.end_hold(hold, HoldStatus.EXPIRED)
+        if not lapsed:
+            # The next of a batch that lacks funds need not look again.
+            self._without_lapsed.add(account_id)
         return bool(lapsed)
 
     # --- Applying -----------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Why an operation is refused: the first reason that holds, in this order.
 
 ``account_not_found``, ``same_account``, ``currency_mismatch``, ``account_closed``,
-``account_frozen``, ``payout_account_cannot_send``, ``effective_at_in_future``,
-``period_closed``, ``reference_taken``, ``limit_exceeded``, ``insufficient_funds``,
+``account_frozen``, ``payout_account_cannot_send``,
+``payout_account_takes_no_refund``, ``effective_at_in_future``, ``period_closed``,
+``reference_taken``, ``limit_exceeded``, ``insufficient_funds``,
 ``balance_out_of_range``.
 
 These functions judge and change nothing.
@@ -18,15 +19,13 @@ from ledger.locks import LockedAccount
 from ledger.types import HoldRequest, PostingRequest, TransferRequest
 from payflow.clock import format_instant
 from payflow.errors import Problem
-from payflow.money import MAX_AMOUNT
+from payflow.money import MAX_AMOUNT, MAX_COUNTER
 
 #: A transfer this little ahead of our clock is taken as happening now.
 CLOCK_TOLERANCE = timedelta(seconds=5)
 #: A period is closed an hour after its end at the earliest, so what is younger than
 #: this is in an open one, also by a clock that is some minutes off.
 ALWAYS_OPEN = timedelta(minutes=15)
-#: The largest lifetime total of a counter: what the database's CHECK allows.
-MAX_COUNTER = 9_000_000_000_000_000_000
 
 Accounts = Mapping[UUID, LockedAccount]
 
@@ -100,6 +99,7 @@ def form_forbids(
             else _account_frozen(request.postings, accounts)
         )
         or (None if is_completion else _payout_account_sends(request, accounts))
+        or _payout_account_is_refunded(request, accounts)
     )
 
 
@@ -183,14 +183,15 @@ def range_forbids(effects: Effects, accounts: Accounts) -> Problem | None:
         account = accounts[account_id]
         debits = account.debits_posted + effect.debits
         credits = account.credits_posted + effect.credits
-        pending = max(
-            account.debits_pending + effect.debits_pending,
-            account.credits_pending + effect.credits_pending,
+        debits_pending = account.debits_pending + effect.debits_pending
+        credits_pending = account.credits_pending + effect.credits_pending
+        net = credits - debits
+        available = (
+            -net - credits_pending if account.is_debit_normal else net - debits_pending
         )
         if (
-            abs(credits - debits) > MAX_AMOUNT
+            max(abs(net), abs(available), debits_pending, credits_pending) > MAX_AMOUNT
             or max(debits, credits) > MAX_COUNTER
-            or pending > MAX_AMOUNT
         ):
             return Problem(
                 "balance_out_of_range",
@@ -283,5 +284,26 @@ def _payout_account_sends(
                 "payout_account_cannot_send",
                 f"Account {posting.from_account_id} holds money on its way to a bank.",
                 {"account_id": str(posting.from_account_id)},
+            )
+    return None
+
+
+def _payout_account_is_refunded(
+    request: TransferRequest | HoldRequest, accounts: Accounts
+) -> Problem | None:
+    """Refuses to give money back to what has become a payout account since.
+
+    It would leave for a bank that nobody named when it was sent, and could not come
+    back: a reversal is not reversed.
+    """
+    if isinstance(request, HoldRequest) or request.reverses_transfer_id is None:
+        return None
+    for posting in request.postings:
+        if accounts[posting.to_account_id].payout_destination is not None:
+            return Problem(
+                "payout_account_takes_no_refund",
+                f"Account {posting.to_account_id} has become a payout account: what is "
+                "given back to it would be paid out.",
+                {"account_id": str(posting.to_account_id)},
             )
     return None

@@ -26,6 +26,7 @@ from ledger.locks import LockedAccount
 from ledger.types import PostingRequest
 from payflow.clock import format_instant
 from payflow.errors import Problem
+from payflow.money import MAX_COUNTER
 
 
 @dataclass(slots=True)
@@ -229,6 +230,12 @@ class Velocity:
     def refusal(self, movements: Movements) -> Problem | None:
         """The first limit that the movements would exceed, with its headroom."""
         for (account_id, direction), wanted in movements.items():
+            if max(astuple(self._usage[account_id].totals)) > MAX_COUNTER - wanted[0]:
+                return Problem(
+                    "balance_out_of_range",
+                    f"What account {account_id} moved in its life would be too much.",
+                    {"account_id": str(account_id)},
+                )
             for window in self._usage[account_id].windows:
                 if window.direction != direction:
                     continue

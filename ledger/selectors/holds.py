@@ -31,6 +31,8 @@ from payflow.errors import ProblemError
 
 # PostgreSQL's clock decides whether a hold has lapsed, and nobody else's.
 _HAS_LAPSED = Q(expires_at__lte=Now())
+#: About the most postings of lapsed holds that are ended at once, under their locks.
+SWEPT_POSTINGS = 2_000
 #: Postings that still hold something, in the words of the index on them.
 IS_OPEN = LessThan(Least("captured", "amount") + F("released"), F("amount"))
 
@@ -291,13 +293,21 @@ def lapsed_holds(*, ledger_id: UUID, limit: int) -> list[tuple[UUID, list[UUID]]
 
     Args:
         ledger_id: whose.
-        limit: at most so many, the oldest first.
+        limit: at most so many, the oldest first, and of these no more than have about
+            :data:`SWEPT_POSTINGS` postings.
     """
-    ids = list(
+    rows = (
         Hold.objects.filter(_HAS_LAPSED, ledger_id=ledger_id, status=HoldStatus.ACTIVE)
         .order_by("expires_at")
-        .values_list("id", flat=True)[:limit]
+        .values_list("id", "posting_count")[:limit]
     )
+    ids: list[UUID] = []
+    postings = 0
+    for hold_id, posting_count in rows:
+        if postings >= SWEPT_POSTINGS:
+            break
+        ids.append(hold_id)
+        postings += posting_count
     accounts: dict[UUID, list[UUID]] = {hold_id: [] for hold_id in ids}
     for hold_id, *pair in HoldPosting.objects.filter(
         ledger_id=ledger_id, hold_id__in=ids

@@ -8,18 +8,19 @@ changed, when and by whom stays for ever.
 from datetime import datetime
 from uuid import UUID
 
-from django.db.models import Exists, OuterRef, Q
 from django.db.models.functions import Now
 
 from ledger.engine.batch import Batch
-from ledger.enums import AccountStatus, Direction, HoldStatus, Permission
+from ledger.enums import AccountStatus, HoldStatus, Permission
 from ledger.locks import lock_account_row, lock_holds
-from ledger.models import Account, Entry, HoldPosting
+from ledger.models import Account, HoldPosting
 from ledger.selectors.accounts import account_get, account_missing
 from ledger.selectors.holds import IS_OPEN
-from ledger.services.accounts import change_record, system_account_forbids
-from outbox.enums import IN_FLIGHT_STATES, TaskKind
-from outbox.models import OutboxTask
+from ledger.services.accounts import (
+    change_record,
+    payouts_forbid,
+    system_account_forbids,
+)
 from payflow.actors import Actor
 from payflow.db import require_transaction
 from payflow.errors import Problem
@@ -27,7 +28,7 @@ from payflow.errors import Problem
 #: The longest reason, in characters.
 MAX_REASON = 1_000
 #: The most lapsed holds that closing an account ends; the sweep ends the others.
-LAPSED_AT_ONCE = 500
+LAPSED_AT_ONCE = 50
 
 
 def account_freeze(
@@ -205,31 +206,4 @@ def _not_empty(account: Account) -> Problem | None:
                 "pending_out": account.pending_out,
             },
         )
-    payouts = _payouts(account)
-    if payouts:
-        return Problem(
-            "account_has_payouts",
-            f"{payouts} payouts from account {account_id} are not finished.",
-            {"account_id": account_id, "payouts": payouts},
-        )
-    return None
-
-
-def _payouts(account: Account) -> int:
-    """How many payouts are in flight that came from the account, or lie on it.
-
-    Whoever makes another one waits for the account's lock.
-    """
-    sent = Entry.objects.filter(
-        ledger_id=OuterRef("ledger_id"),
-        transfer_id=OuterRef("transfer_id"),
-        posting_number=OuterRef("posting_number"),
-        direction=Direction.DEBIT,
-        account_id=account.id,
-    )
-    return OutboxTask.objects.filter(
-        Q(account_id=account.id) | Exists(sent),
-        ledger_id=account.ledger_id,
-        kind=TaskKind.PAYOUT,
-        state__in=IN_FLIGHT_STATES,
-    ).count()
+    return payouts_forbid(account)

@@ -7,12 +7,15 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection
+from django.db.models import Exists, OuterRef
 from django.db.models.functions import Now
 
-from ledger.enums import AccountKind
+from ledger.enums import AccountKind, Direction
 from ledger.locks import lock_account_row
-from ledger.models import Account, Asset, Change
+from ledger.models import Account, Asset, Change, Entry
 from ledger.selectors.accounts import account_get
+from outbox.enums import IN_FLIGHT_STATES, TaskKind
+from outbox.models import OutboxTask
 from payflow.actors import Actor
 from payflow.db import require_transaction
 from payflow.errors import Problem
@@ -138,7 +141,7 @@ def account_update(
     Refused for the first of: ``account_not_found``,
     ``payout_account_must_be_liability``, ``payout_account_floor_must_be_zero``,
     ``account_not_empty`` (a payout destination is set or removed only at a balance of
-    zero).
+    zero and without holds), ``account_has_payouts``.
 
     Raises:
         RuntimeError: no transaction is open.
@@ -185,6 +188,8 @@ def account_update(
                     "pending": pending,
                 },
             )
+        if changes_role and (problem := payouts_forbid(account)) is not None:
+            return problem
     Account.objects.filter(ledger_id=ledger_id, id=account_id).update(**new)
     change_record(
         ledger_id=ledger_id,
@@ -202,6 +207,34 @@ def floor_forbidden(floor: int | None) -> Problem:
         "payout_account_floor_must_be_zero",
         f"This account's floor is {floor}; money in flight must be free to leave.",
         {"min_balance": floor},
+    )
+
+
+def payouts_forbid(account: Account) -> Problem | None:
+    """Refuses while payouts are in flight that came from the account.
+
+    A rejected one must find it as it was. (Those that lie on a payout account are in
+    its balance.) Whoever makes another one waits for the account's lock.
+    """
+    sent = Entry.objects.filter(
+        ledger_id=OuterRef("ledger_id"),
+        transfer_id=OuterRef("transfer_id"),
+        posting_number=OuterRef("posting_number"),
+        direction=Direction.DEBIT,
+        account_id=account.id,
+    )
+    payouts = OutboxTask.objects.filter(
+        Exists(sent),
+        ledger_id=account.ledger_id,
+        kind=TaskKind.PAYOUT,
+        state__in=IN_FLIGHT_STATES,
+    )
+    if not payouts.exists():
+        return None
+    return Problem(
+        "account_has_payouts",
+        f"Payouts from account {account.id} are not finished.",
+        {"account_id": str(account.id)},
     )
 
 

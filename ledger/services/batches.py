@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from django.db import transaction
-
-from ledger.services.posting import transfers_post
+from ledger.services.posting import (
+    transfers_first_refusal,
+    transfers_post,
+    transfers_post_atomically,
+)
 from ledger.types import PostedTransfer, TransferRequest
 from payflow.actors import Actor
 from payflow.errors import Problem
@@ -55,40 +58,37 @@ def batch_post(
         ValueError: the batch is beyond the engine's limits.
     """
 
-    def post(indexes: Sequence[int]) -> list[PostedTransfer | Problem]:
-        return transfers_post(
-            ledger_id=ledger_id,
-            requests=[requests[index] for index in indexes],
-            actor=actor,
-            now=now,
-            idempotency_key=idempotency_key,
-        )
-
     open_items = [index for index in range(len(requests)) if index not in decided]
+    common: dict[str, Any] = {
+        "ledger_id": ledger_id,
+        "actor": actor,
+        "now": now,
+        "idempotency_key": idempotency_key,
+    }
     if not is_atomic:
-        posted = dict(zip(open_items, post(open_items), strict=True))
-        return [posted.get(index) for index in range(len(requests))]
+        outcomes = transfers_post(
+            requests=[requests[index] for index in open_items], **common
+        )
+        alone = dict(zip(open_items, outcomes, strict=True))
+        return [alone.get(index) for index in range(len(requests))]
 
     refused_before = min(
         (i for i, success in decided.items() if not success), default=None
     )
     if refused_before is not None:
-        # What comes after the first refusal need not be judged.
-        open_items = [index for index in open_items if index < refused_before]
-    # The engine writes what it accepts, so a refusal takes back what was written: the
-    # batch's own key must still commit, with the refusal as its outcome.
-    with transaction.atomic():
-        posted = dict(zip(open_items, post(open_items), strict=True))
-        refusal = _first_refusal(posted, refused_before)
-        if refusal is not None:
-            transaction.set_rollback(True)
-    return refusal or [posted.get(index) for index in range(len(requests))]
-
-
-def _first_refusal(
-    posted: Mapping[int, PostedTransfer | Problem], refused_before: int | None
-) -> BatchRefusal | None:
-    for index, outcome in posted.items():
-        if isinstance(outcome, Problem):
-            return BatchRefusal(index, outcome)
-    return None if refused_before is None else BatchRefusal(refused_before, None)
+        # It may be that one before it is refused first; none of them is posted.
+        before = [index for index in open_items if index < refused_before]
+        found = transfers_first_refusal(
+            requests=[requests[index] for index in before], **common
+        )
+        if found is None:
+            return BatchRefusal(refused_before, None)
+        return BatchRefusal(before[found[0]], found[1])
+    posted = transfers_post_atomically(
+        requests=[requests[index] for index in open_items], **common
+    )
+    if isinstance(posted, tuple):
+        index, problem = posted
+        return BatchRefusal(open_items[index], problem)
+    together = dict(zip(open_items, posted, strict=True))
+    return [together.get(index) for index in range(len(requests))]

@@ -50,6 +50,73 @@ def transfers_post(
         RuntimeError: no transaction is open.
         ValueError: too many requests, or one without postings.
     """
+    batch = _locked_batch(ledger_id, requests, actor, now, idempotency_key)
+    problems: list[Problem | None] = []
+    for request in requests:
+        problem = batch.refusal(request)
+        if problem is None:
+            batch.add(request)
+        problems.append(problem)
+    posted = iter(batch.write(tasks_are_done=tasks_are_done))
+    return [problem or next(posted) for problem in problems]
+
+
+def transfers_post_atomically(
+    *,
+    ledger_id: UUID,
+    requests: Sequence[TransferRequest],
+    actor: Actor,
+    now: datetime,
+    idempotency_key: str | None = None,
+) -> list[PostedTransfer] | tuple[int, Problem]:
+    """Posts all of the transfers or none, in the caller's transaction.
+
+    Arguments and exceptions are those of :func:`transfers_post`.
+
+    Returns:
+        The posted transfers, in order; or the index of the first that is refused and
+        why. Then nothing was written, and what comes after it was not judged.
+    """
+    batch = _locked_batch(ledger_id, requests, actor, now, idempotency_key)
+    return _add_all(batch, requests) or batch.write()
+
+
+def transfers_first_refusal(
+    *,
+    ledger_id: UUID,
+    requests: Sequence[TransferRequest],
+    actor: Actor,
+    now: datetime,
+    idempotency_key: str | None = None,
+) -> tuple[int, Problem] | None:
+    """What would refuse the transfers together first; nothing is written.
+
+    Arguments and exceptions are those of :func:`transfers_post`.
+    """
+    batch = _locked_batch(ledger_id, requests, actor, now, idempotency_key)
+    return _add_all(batch, requests)
+
+
+def _add_all(
+    batch: Batch, requests: Sequence[TransferRequest]
+) -> tuple[int, Problem] | None:
+    """Adds the requests up to the first that is refused, and says which and why."""
+    for index, request in enumerate(requests):
+        problem = batch.refusal(request)
+        if problem is not None:
+            return index, problem
+        batch.add(request)
+    return None
+
+
+def _locked_batch(
+    ledger_id: UUID,
+    requests: Sequence[TransferRequest],
+    actor: Actor,
+    now: datetime,
+    idempotency_key: str | None,
+) -> Batch:
+    """A batch with everything locked and read that the requests are judged by."""
     if len(requests) > MAX_TRANSFERS:
         raise ValueError(f"at most {MAX_TRANSFERS} transfers at once")
     if sum(len(request.postings) for request in requests) > MAX_BATCH_POSTINGS:
@@ -64,11 +131,4 @@ def transfers_post(
         for account_id in (posting.from_account_id, posting.to_account_id)
     )
     batch.prepare(requests)
-    problems: list[Problem | None] = []
-    for request in requests:
-        problem = batch.refusal(request)
-        if problem is None:
-            batch.add(request)
-        problems.append(problem)
-    posted = iter(batch.write(tasks_are_done=tasks_are_done))
-    return [problem or next(posted) for problem in problems]
+    return batch

@@ -86,6 +86,10 @@ def transfer_reverse(
     ``payout_reversed_whole``, ``payout_settled``, ``payout_in_progress``, and then as
     any transfer (``ledger.engine.refusals``).
 
+    What has become a payout account takes nothing back (``payout_account_cannot_be_``
+    ``refunded``): the money would leave for its bank. A refused forced reversal may
+    leave the receivables account newly made, and empty.
+
     Returns:
         The reversal, a transfer of its own, or the problem that refused it.
 
@@ -110,6 +114,7 @@ def transfer_reverse(
     batch = Batch(
         ledger_id=ledger_id, actor=actor, now=now, idempotency_key=idempotency_key
     )
+    by_number = {original.number: original for original in wanted}
     of_postings = {i for original in wanted for i in original.account_ids}
     batch.lock(of_postings | set(receivables.values()))
     reversed_before = lock_reversal_totals(
@@ -132,7 +137,13 @@ def transfer_reverse(
             return problem
 
     sources, postings = _postings_back(batch, wanted, amounts, receivables)
-    is_short = any(p.from_account_id not in of_postings for p in postings)
+    # One more posting than was asked for is what receivables pay; or one is theirs.
+    is_short = any(
+        posting.from_account_id != to_account_id
+        for posting, to_account_id in zip(
+            postings, (by_number[n].to_account_id for n in sources), strict=True
+        )
+    )
     reversal = TransferRequest(
         postings=postings,
         kind=TransferKind.REVERSAL if payout is None else TransferKind.PAYOUT_REVERSAL,

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from django.db import IntegrityError, connection, transaction
@@ -21,13 +22,21 @@ from ledger.services.holds import (
     hold_void,
     holds_expire,
 )
-from ledger.tests.factories import ACTOR, AccountFactory, LedgerFactory, fresh, move
+from ledger.tests.factories import (
+    ACTOR,
+    AccountFactory,
+    LedgerFactory,
+    fresh,
+    move,
+    post,
+    transfer_request,
+)
 from ledger.tests.holds import capture, extend, lapse, place, void
 from ledger.types import HoldRequest, PostedTransfer, PostingRequest
 from outbox.models import OutboxTask
 from payflow.actors import Actor
 from payflow.clock import now
-from payflow.db import constraint_name
+from payflow.db import constraint_name, retry_on_conflict
 from payflow.errors import Problem, ProblemError
 from payflow.ids import new_id
 from payflow.money import MAX_AMOUNT
@@ -552,3 +561,44 @@ def test_the_answer_to_a_change_shows_what_lapsed_holds_gave_back():
 
     assert isinstance(changed, Account)
     assert (changed.owner_name, changed.available) == ("Ada", 1_000)
+
+
+def test_a_hold_that_would_lapse_before_it_is_recorded_is_refused():
+    source, target = pair()
+    with patch("ledger.services.holds._expiry_forbids", return_value=None):
+
+        def attempt() -> object:
+            with transaction.atomic():
+                return place(source, target, 1, expires_at=now())
+
+        with pytest.raises(ProblemError) as caught:
+            retry_on_conflict(attempt)
+
+    assert caught.value.problem.code == "expires_at_in_past"
+
+
+def test_many_refusals_look_for_lapsed_holds_once():
+    source, target = pair(balance=100)
+    place(source, target, 100)
+
+    ledger = source.ledger
+
+    def statements(count: int) -> int:
+        requests = [transfer_request(source, target, 1) for _ in range(count)]
+        with CaptureQueriesContext(connection) as queries:
+            outcomes = post(*requests, ledger=ledger)
+        assert {code(outcome) for outcome in outcomes} == {"insufficient_funds"}
+        return len(queries)
+
+    assert statements(1) == statements(50)
+
+
+def test_what_is_available_stays_within_what_json_carries():
+    ledger = LedgerFactory()
+    source = AccountFactory(ledger=ledger, min_balance=None)
+    target = AccountFactory(ledger=ledger)
+    move(source, target, MAX_AMOUNT)
+
+    assert code(place(source, AccountFactory(ledger=ledger), 1)) == (
+        "balance_out_of_range"
+    )

@@ -315,6 +315,16 @@ def test_a_settlement_is_not_reversed(books):
     )
 
 
+def test_a_payout_account_takes_no_refund(books):
+    drained = AccountFactory(ledger=books.ledger)
+    move(books.source, drained, 900)
+    Account.objects.filter(ledger_id=books.ledger.id, id=books.source.id).update(
+        payout_destination="iban"
+    )
+
+    assert rule_against(lambda: books.reverse(60)) == "reversal_enters_no_payout_account"
+
+
 def test_a_reversal_does_not_reverse_itself(books):
     itself = new_id()
 

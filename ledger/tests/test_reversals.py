@@ -14,7 +14,8 @@ from ledger.enums import (
 )
 from ledger.models import Account, ReversalTotal, Transfer
 from ledger.selectors.transfers import transfer_get
-from ledger.services.accounts import system_account_id
+from ledger.services.accounts import account_update, system_account_id
+from ledger.services.payouts import PayoutHandler
 from ledger.services.posting import Outcome
 from ledger.services.reversals import ReversalRequest, transfer_reverse
 from ledger.tests.factories import (
@@ -28,6 +29,7 @@ from ledger.tests.factories import (
 from ledger.tests.holds import capture, lapse, place
 from ledger.types import PostedTransfer, PostingRequest, TransferRequest
 from outbox.enums import Delivery, TaskState
+from outbox.handlers import CompensationRefused
 from outbox.models import OutboxTask
 from payflow.actors import Actor
 from payflow.clock import now
@@ -415,3 +417,74 @@ def test_receivables_are_made_only_when_force_is_used():
     assert system_account_id(
         ledger_id=source.ledger_id, name="receivables", currency="USD"
     )
+
+
+def test_what_has_become_a_payout_account_takes_no_refund():
+    source, target = pair(balance=300)
+    sent = move(source, target, 300)
+    Account.objects.filter(ledger_id=source.ledger_id, id=source.id).update(
+        payout_destination="DE00"
+    )
+
+    assert code(reverse(sent)) == "payout_account_takes_no_refund"
+    assert code(reverse(sent, actor=BOSS, is_forced=True)) == (
+        "payout_account_takes_no_refund"
+    )
+    assert left(sent) == [300]
+    assert not OutboxTask.objects.filter(
+        ledger_id=source.ledger_id, kind="payout"
+    ).exists()
+
+
+def test_an_account_keeps_its_role_while_a_payout_from_it_may_come_back():
+    ledger = LedgerFactory()
+    source = AccountFactory(ledger=ledger, balance=100)
+    bank = AccountFactory(ledger=ledger, payout_destination="DE00")
+    sent = move(source, bank, 100)
+    assert isinstance(sent, PostedTransfer)
+
+    def become_payout_account() -> object:
+        return account_update(
+            ledger_id=ledger.id,
+            account_id=source.id,
+            changes={"payout_destination": "DE01"},
+            actor=ACTOR,
+        )
+
+    assert code(become_payout_account()) == "account_has_payouts"
+    # Should it have happened all the same, the money does not leave a second time.
+    Account.objects.filter(ledger_id=ledger.id, id=source.id).update(
+        payout_destination="DE01"
+    )
+    task = OutboxTask.objects.get(ledger_id=ledger.id, kind="payout")
+    with pytest.raises(CompensationRefused, match="payout_account_takes_no_refund"):
+        PayoutHandler().reject(task=task, reason="unknown account")
+
+
+def test_a_forced_reversal_of_a_transfer_that_paid_receivables_too_is_one():
+    ledger = LedgerFactory()
+    source = AccountFactory(ledger=ledger, balance=1_000)
+    target, other = AccountFactory(ledger=ledger), AccountFactory(ledger=ledger)
+    owed = Account.objects.get(
+        id=system_account_id(ledger_id=ledger.id, name="receivables", currency="USD")
+    )
+    funding = AccountFactory(ledger=ledger, kind=AccountKind.EQUITY, min_balance=None)
+    move(owed, funding, 50)
+    (sent,) = post(
+        TransferRequest(
+            (
+                PostingRequest(source.id, target.id, 500),
+                PostingRequest(source.id, owed.id, 10),
+            )
+        ),
+        ledger=ledger,
+    )
+    move(target, other, 400)
+
+    back = reverse(sent, actor=BOSS, is_forced=True)
+
+    assert isinstance(back, PostedTransfer)
+    assert back.permission == "force_reversal"
+    assert [p.amount for p in back.postings] == [100, 400, 10]
+    assert posted(source) == [1_000]
+    assert audit_run(ledger_slug=ledger.slug).is_sound

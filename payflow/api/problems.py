@@ -245,6 +245,11 @@ PROBLEMS: dict[str, ProblemType] = {
         "A payout account holds money on its way to a bank",
         "Send from the account that the money came from.",
     ),
+    "payout_account_takes_no_refund": ProblemType(
+        422,
+        "What is given back to a payout account would be paid out",
+        "Take its `payout_destination` away first; it can be given again later.",
+    ),
     "effective_at_in_future": ProblemType(
         422,
         "A transfer cannot be effective in the future",

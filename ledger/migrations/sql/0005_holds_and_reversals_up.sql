@@ -536,6 +536,11 @@ BEGIN
         SELECT t.id, CASE
             WHEN s.kind IN ('reversal', 'payout_reversal', 'settlement')
                 THEN 'reversal_is_not_reversed'
+            WHEN EXISTS (
+                SELECT 1 FROM ONLY ledger_account a
+                WHERE a.ledger_id = t.ledger_id AND a.id = c.account_id
+                  AND a.payout_destination IS NOT NULL)
+                THEN 'reversal_enters_no_payout_account'
             WHEN o.account_id IS NULL OR o.account_id <> c.account_id
               OR (i.account_id IS DISTINCT FROM d.account_id
                   AND (t.permission IS DISTINCT FROM 'force_reversal' OR NOT EXISTS (
