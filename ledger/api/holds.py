@@ -12,10 +12,11 @@ from rest_framework.response import Response
 from ledger.api.authentication import actor_of
 from ledger.api.finding import read_hold_filters
 from ledger.api.parts import read_parts
-from ledger.api.resources import read_postings, transfer_json
+from ledger.api.resources import balance_json, read_postings, transfer_json
 from ledger.api.transfers import LOCATION as TRANSFER_LOCATION
 from ledger.api.views import ApiView, idempotency_key_of, path_id
 from ledger.models import HoldPosting
+from ledger.selectors.accounts import accounts_get
 from ledger.selectors.holds import (
     HoldView,
     hold_get,
@@ -54,6 +55,27 @@ def hold_json(view: HoldView) -> dict[str, Any]:
         "expires_at": format_instant(row.expires_at),
         "created_at": format_instant(row.created_at),
         "ended_at": format_instant(ended_at) if ended_at else None,
+    }
+
+
+def hold_tried_json(view: HoldView) -> dict[str, Any]:
+    """A hold's resource in a dry run: with the balances that its accounts would have."""
+    account_ids = (
+        account_id
+        for posting in view.postings
+        for account_id in (posting.from_account_id, posting.to_account_id)
+    )
+    accounts = accounts_get(ledger_id=view.row.ledger_id, account_ids=account_ids)
+    return {
+        **hold_json(view),
+        "balances": [
+            {
+                "account_id": str(account.id),
+                "currency": account.currency,
+                **balance_json(account),
+            }
+            for account in accounts
+        ],
     }
 
 
@@ -158,7 +180,7 @@ class HoldListView(ApiView):
                 now=now(),
                 idempotency_key=idempotency_key_of(request._request),
             ),
-            hold_json,
+            hold_tried_json if self.is_dry_run else hold_json,
             status=201,
             resource_type="hold",
             location=LOCATION,
@@ -190,7 +212,11 @@ class _HoldView(ApiView):
 
     def change(self, command: Callable[[], HoldView | Problem]) -> HttpResponse:
         return self.run(
-            command, hold_json, status=200, resource_type="hold", location=LOCATION
+            command,
+            hold_tried_json if self.is_dry_run else hold_json,
+            status=200,
+            resource_type="hold",
+            location=LOCATION,
         )
 
 

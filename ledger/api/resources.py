@@ -80,16 +80,21 @@ def account_json(account: Account) -> dict[str, Any]:
         "currency": account.currency,
         "status": account.status,
         "min_balance": account.min_balance,
-        "balance": {
-            "posted": account.posted,
-            "available": account.available,
-            "pending_in": account.pending_in,
-            "pending_out": account.pending_out,
-        },
+        "balance": balance_json(account),
         "version": account.version,
         "metadata": account.metadata,
         "payout_destination": account.payout_destination,
         "created_at": format_instant(account.created_at),
+    }
+
+
+def balance_json(account: Account) -> dict[str, int]:
+    """What an account has, and what is held of it, in minor units."""
+    return {
+        "posted": account.posted,
+        "available": account.available,
+        "pending_in": account.pending_in,
+        "pending_out": account.pending_out,
     }
 
 

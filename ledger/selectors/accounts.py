@@ -1,5 +1,6 @@
 """Reading accounts of one ledger."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from uuid import UUID
@@ -34,6 +35,14 @@ def account_get(*, ledger_id: UUID, account_id: UUID) -> Account:
         raise account_missing(account_id)
     without_lapsed(ledger_id=ledger_id, accounts=[account])
     return account
+
+
+def accounts_get(*, ledger_id: UUID, account_ids: Iterable[UUID]) -> list[Account]:
+    """The accounts with these ids that the ledger has, in ascending id."""
+    rows = Account.objects.filter(ledger_id=ledger_id, id__in=set(account_ids))
+    accounts = list(rows.order_by("id"))
+    without_lapsed(ledger_id=ledger_id, accounts=accounts)
+    return accounts
 
 
 def account_missing(account_id: object) -> ProblemError:

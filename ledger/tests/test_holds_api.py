@@ -213,6 +213,10 @@ def test_a_dry_run_of_each_step_says_what_would_be_and_keeps_nothing(api, pair):
     assert [r.json()["id"] for r in tried] == [None, None, hold["id"], hold["id"], None]
     assert tried[1].json()["balances"][0]["posted"] == 830
     assert tried[2].json()["status"] == "voided"
+    assert [
+        [(b["posted"], b["available"]) for b in tried[i].json()["balances"]]
+        for i in (0, 2)
+    ] == [[(950, 450), (50, 50)], [(950, 950), (50, 50)]]
     assert tried[4].json()["balances"][0]["posted"] == 0
     after = (Hold.objects.count(), HoldEvent.objects.count(), Transfer.objects.count())
     assert after == before

@@ -322,7 +322,9 @@ def test_a_payout_account_takes_no_refund(books):
         payout_destination="iban"
     )
 
-    assert rule_against(lambda: books.reverse(60)) == "reversal_enters_no_payout_account"
+    assert (
+        rule_against(lambda: books.reverse(60)) == "reversal_enters_no_payout_account"
+    )
 
 
 def test_a_reversal_does_not_reverse_itself(books):
