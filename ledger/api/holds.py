@@ -59,7 +59,7 @@ def hold_json(view: HoldView) -> dict[str, Any]:
 
 
 def hold_tried_json(view: HoldView) -> dict[str, Any]:
-    """A hold's resource in a dry run: with the balances that its accounts would have."""
+    """A hold in a dry run: with the balances that its accounts would have."""
     account_ids = (
         account_id
         for posting in view.postings
