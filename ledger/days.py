@@ -11,8 +11,8 @@ from zoneinfo import ZoneInfo
 TICK = timedelta(microseconds=1)
 
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-#: The years whose days have a beginning and an end in every time zone.
-_YEARS = range(1970, 9999)
+#: The years whose days and instants every time zone can tell.
+YEARS = range(1970, 9999)
 
 #: An instant, or a whole day of the ledger.
 Moment = date | datetime
@@ -24,7 +24,7 @@ def day_parse(text: str) -> date | None:
         day = date.fromisoformat(text) if _DAY.fullmatch(text) else None
     except ValueError:
         return None
-    return day if day is not None and day.year in _YEARS else None
+    return day if day is not None and day.year in YEARS else None
 
 
 def day_start(day: date, *, zone: ZoneInfo) -> datetime:

@@ -12,6 +12,7 @@ from ledger.selectors.reports import (
     BalanceSheet,
     ColumnSums,
     IncomeStatement,
+    PeriodScope,
     ReportScope,
     Section,
     TrialBalance,
@@ -22,6 +23,8 @@ from payflow.sheets import Amount, Cell, Column, Row, RowStyle, Sheet, local_tex
 
 #: The printable page around a sheet.
 PAGE_TEMPLATE = "ledger/reports/page.html"
+
+_NEWEST_NOTE = "As the books stood two minutes ago; what is younger is not final yet."
 
 _STATEMENT_COLUMNS = (
     Column("booked_at", "Booked", 20, is_whole=True),
@@ -149,6 +152,7 @@ def trial_balance_sheet(report: TrialBalance) -> Sheet:
         rows=_trial_balance_rows(report),
         zone=ZoneInfo(report.scope.ledger.time_zone),
         row_count=len(report.lines),
+        note=_note(report.scope),
     )
 
 
@@ -171,8 +175,8 @@ def trial_balance_accounts_sheet(scope: ReportScope) -> Sheet:
         title="Trial balance by account",
         facts=_scope_facts(scope),
         columns=(
-            Column("account_id", "Account id", 38, is_printed=False),
-            Column("reference", "Account", 28),
+            Column("account_id", "Account id", 38, is_whole=True),
+            Column("reference", "Reference", 28),
             Column("owner_name", "Owner", 28),
             Column("kind", "Kind"),
             Column("code", "Code"),
@@ -182,6 +186,7 @@ def trial_balance_accounts_sheet(scope: ReportScope) -> Sheet:
         ),
         rows=_account_rows(scope),
         zone=ZoneInfo(scope.ledger.time_zone),
+        note=_note(scope),
     )
 
 
@@ -193,7 +198,7 @@ def _account_rows(scope: ReportScope) -> Iterator[Row]:
         yield Row(
             (
                 str(balance.id),
-                balance.reference or f"…{str(balance.id)[-12:]}",
+                balance.reference,
                 balance.owner_name,
                 balance.kind.value,
                 balance.code,
@@ -237,6 +242,7 @@ def balance_sheet_sheet(report: BalanceSheet) -> Sheet:
         rows=rows,
         zone=ZoneInfo(report.scope.ledger.time_zone),
         row_count=len(rows),
+        note=_note(report.scope),
     )
 
 
@@ -262,6 +268,7 @@ def income_statement_sheet(report: IncomeStatement) -> Sheet:
         rows=rows,
         zone=zone,
         row_count=len(rows),
+        note=_note(scope),
     )
 
 
@@ -288,6 +295,10 @@ def _scope_facts(scope: ReportScope) -> tuple[tuple[str, str], ...]:
         ("As recorded at", local_text(scope.as_recorded_at, zone)),
         *((("Currency", scope.currency),) if scope.currency else ()),
     )
+
+
+def _note(scope: ReportScope | PeriodScope) -> str:
+    return _NEWEST_NOTE if scope.is_newest else ""
 
 
 def _check_fact(is_balanced: bool) -> tuple[str, str]:

@@ -7,6 +7,7 @@ text as a formula.
 """
 
 import csv
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,8 +29,14 @@ MAX_WORKBOOK_ROWS = 100_000
 #: A spreadsheet's numbers have so many decimal digits; further ones become zeros.
 MAX_NUMBER_DIGITS = 15
 
-#: What a spreadsheet takes for the beginning of a formula, also in full width.
-_FORMULA_STARTS = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+#: Where a spreadsheet may take the rest of a text for a formula, the beginning of which
+#: may also be in full width: in the first place, and behind what separates cells where
+#: the list separator is no comma. Such a reader looks through quotes that open there.
+_CELL_START = re.compile(
+    r"""(?: \A (?=\ *[\t\r\n]) | (?: \A | [;\t\r\n] )
+        (?= (?: [^\S\t\r\n] | " )* [-=+@\uff1d\uff0b\uff0d\uff20] ) )""",
+    re.VERBOSE,
+)
 _WORKBOOK_INSTANT = "yyyy-mm-dd hh:mm:ss"
 
 
@@ -113,6 +120,7 @@ class Sheet:
         rows: its rows; they may be made as they are taken, and are taken once.
         zone: the time zone in which instants are shown.
         row_count: how many lines there are, if that is known before.
+        note: a sentence that the reader of the table should know, or empty.
     """
 
     title: str
@@ -121,6 +129,7 @@ class Sheet:
     rows: Iterable[Row]
     zone: ZoneInfo
     row_count: int | None = None
+    note: str = ""
 
 
 def local_text(instant: datetime, zone: ZoneInfo) -> str:
@@ -172,9 +181,12 @@ def _csv_cell(cell: Cell, sheet: Sheet) -> str:
 
 
 def without_formula(text: str) -> str:
-    """The text, with a quote before it if a spreadsheet would take it for a formula."""
-    start = text.lstrip(" ")[:1]
-    return f"'{text}" if start in _FORMULA_STARTS and start else text
+    """The text, with a quote wherever a spreadsheet would find a formula in it.
+
+    That is at its beginning, and behind a semicolon, a tab or a line end: where those
+    separate cells, as in half of Europe, a comma's quotes do not hold a text together.
+    """
+    return _CELL_START.sub(r"\g<0>'", text)
 
 
 # --- XLSX -------------------------------------------------------------------------
@@ -214,7 +226,9 @@ def write_workbook(sheet: Sheet, file: IO[bytes]) -> None:
             writer.write(line, number, cell, is_bold=row.style is not RowStyle.LINE)
     about = book.add_worksheet("About")
     about.set_column(0, 1, 28)
-    facts = (("Report", sheet.title), *sheet.facts, ("Time zone", sheet.zone.key))
+    facts = [("Report", sheet.title), *sheet.facts, ("Time zone", sheet.zone.key)]
+    if sheet.note:
+        facts.append(("Note", sheet.note))
     for line, (name, value) in enumerate(facts):
         about.write_string(line, 0, name, writer.format(is_bold=True))
         about.write_string(line, 1, value)
@@ -277,6 +291,7 @@ def page_context(sheet: Sheet) -> dict[str, Any]:
         "title": sheet.title,
         "facts": sheet.facts,
         "zone": sheet.zone.key,
+        "note": sheet.note,
         "columns": [sheet.columns[n] for n in printed],
         "rows": [
             {

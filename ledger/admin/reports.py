@@ -201,7 +201,8 @@ def _report(query: Query, ledger: Ledger, report: str) -> tuple[Sheet, str]:
     recorded, currency = query.moment("as_recorded_at"), query.currency()
     query.finish()
     zone = ZoneInfo(ledger.time_zone)
-    if start is not None:
+    if report == "income-statement":
+        assert start is not None
         period = period_scope(
             ledger_id=ledger.id,
             start=start,
@@ -234,10 +235,14 @@ def _respond(
     ledger: Ledger,
     **context: Any,
 ) -> HttpResponseBase:
-    """The sheet as the file that was asked for, or on the screen with its form."""
+    """The sheet as the file that was asked for, or on the screen with its form.
+
+    What is too long for one form can still be taken in the others.
+    """
     form = request.GET.get("format", "")
     page: dict[str, Any] = {}
     problem = ""
+    offered = {"html": "Print view", "csv": "CSV", "xlsx": "Excel"}
     try:
         sheet, file_name = make(Query(values))
         if form in FORMS:
@@ -247,6 +252,13 @@ def _respond(
         page = page_context(sheet)
     except ProblemError as error:
         problem = error.problem.detail
+        if error.problem.code == "report_too_long":
+            too_long = ("html", "xlsx") if form == "xlsx" else ("html",)
+            offered = {k: v for k, v in offered.items() if k not in too_long}
+            where = "a workbook" if form == "xlsx" else "the screen"
+            problem = f"Too long for {where}: take the CSV. {problem}"
+        else:
+            offered = {}
     asked = {**values, LEDGER_PARAMETER: str(ledger.id)}
     if "report" in request.GET:
         asked["report"] = request.GET["report"]
@@ -261,14 +273,10 @@ def _respond(
             "ledger": ledger,
             "downloads": [
                 (label, f"?{urlencode({**asked, 'format': name})}")
-                for name, label in (
-                    ("html", "Print view"),
-                    ("csv", "CSV"),
-                    ("xlsx", "Excel"),
-                )
+                for name, label in offered.items()
             ],
         },
-        status=400 if problem else 200,
+        status=200 if offered else 400,
     )
 
 

@@ -33,7 +33,7 @@ from ledger.sheets import (
     trial_balance_sheet,
 )
 from payflow.api.downloads import sheet_response
-from payflow.api.pagination import page, read_id_cursor, read_limit
+from payflow.api.pagination import read_id_cursor, read_limit, write_cursor
 from payflow.clock import format_instant
 from payflow.sheets import Sheet
 
@@ -58,17 +58,13 @@ class TrialBalanceView(ReportView):
             return _file(sheet, scope, _ACCOUNTS, form)
         limit = read_limit(request.query_params)
         after = read_id_cursor(request.query_params, kind=_ACCOUNTS)
-        rows, next_cursor = page(
-            account_balances_page(scope=scope, limit=limit, after=after),
-            limit=limit,
-            kind=_ACCOUNTS,
-            key="id",
-        )
+        rows = account_balances_page(scope=scope, limit=limit, after=after)
         return Response(
             {
-                **_scope_json("trial_balance", scope),
+                **scope_json("trial_balance", scope),
                 "lines": [account_balance_json(row) for row in rows],
-                "next_cursor": next_cursor,
+                "next_cursor": rows.after
+                and write_cursor(kind=_ACCOUNTS, key=rows.after),
             }
         )
 
@@ -149,7 +145,7 @@ def _file(
 def trial_balance_json(report: TrialBalance) -> dict[str, Any]:
     """A trial balance. Amounts are integers of minor units."""
     return {
-        **_scope_json("trial_balance", report.scope),
+        **scope_json("trial_balance", report.scope),
         "lines": [
             {
                 "kind": line.kind.value,
@@ -191,7 +187,7 @@ def account_balance_json(balance: AccountBalance) -> dict[str, Any]:
 def balance_sheet_json(report: BalanceSheet) -> dict[str, Any]:
     """A balance sheet. Amounts are integers of minor units."""
     return {
-        **_scope_json("balance_sheet", report.scope),
+        **scope_json("balance_sheet", report.scope),
         "currencies": [
             {
                 "currency": sheet.currency,
@@ -242,7 +238,8 @@ def _section_json(section: Section) -> dict[str, Any]:
     }
 
 
-def _scope_json(report: str, scope: ReportScope) -> dict[str, Any]:
+def scope_json(report: str, scope: ReportScope) -> dict[str, Any]:
+    """What a report is, of which ledger and of what time."""
     return {
         "report": report,
         "ledger": _ledger_json(scope.ledger),

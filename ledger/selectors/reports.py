@@ -5,34 +5,40 @@ at an instant (``ledger.selectors.as_of`` says what that is). They go by the tim
 effect and name their ``as_recorded_at``: asked again with both, they answer the same,
 whatever is recorded meanwhile.
 
-Accounts are read in slices, each a short statement, so that a ledger of any size is
-reported on in bounded memory and holds up nobody; the slices fit together because
-everything that is looked at is final.
+Accounts are read in slices, each in short statements that look at so many accounts and
+no more, whatever is asked for: a ledger of any size is reported on in bounded memory
+and holds up nobody. The slices fit together because everything that is looked at is
+final.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
+from itertools import repeat
+from typing import NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from ledger.days import TICK, Moment, moment_end, moment_start
+from ledger.days import TICK, Moment, moment_end
 from ledger.enums import AccountKind
 from ledger.models import Account, Ledger
 from ledger.selectors.as_of import (
     FINAL_AFTER,
+    TotalsAsOf,
     clock_read,
     moment_resolve,
     require_past,
     totals_as_of,
 )
-from ledger.selectors.statements import require_order
+from ledger.selectors.assets import exponents
+from ledger.selectors.finding import FoundPage
+from ledger.selectors.statements import period_resolve
 from payflow.clock import format_instant
 from payflow.errors import ProblemError
+from payflow.money import is_iso_code
 
-#: Accounts that one statement of SQL looks at.
+#: The most accounts that one statement of SQL looks at.
 SLICE_ACCOUNTS = 2_000
 
 
@@ -45,12 +51,14 @@ class ReportScope:
         at: the instant whose balances they are, inclusive.
         as_recorded_at: what was recorded later is left out; final.
         currency: only accounts of this currency; ``None`` means all.
+        is_newest: ``as_recorded_at`` is as far as is final, and was not asked for.
     """
 
     ledger: Ledger
     at: datetime
     as_recorded_at: datetime
     currency: str | None = None
+    is_newest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,7 @@ class PeriodScope:
     """What a report on a period is about.
 
     Attributes:
-        ledger, as_recorded_at, currency: as in :class:`ReportScope`.
+        ledger, as_recorded_at, currency, is_newest: as in :class:`ReportScope`.
         start, end: the period, ``start`` inclusive, ``end`` exclusive.
     """
 
@@ -67,6 +75,7 @@ class PeriodScope:
     end: datetime
     as_recorded_at: datetime
     currency: str | None = None
+    is_newest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,12 +267,14 @@ def report_scope(
         currency: only this one.
 
     Raises:
-        ProblemError: ``instant_in_future``; ``as_recorded_at_not_final``.
+        ProblemError: ``currency_unknown``; ``instant_in_future``;
+            ``as_recorded_at_not_final``.
     """
+    _require_currency(ledger_id, currency)
     ledger = Ledger.objects.get(id=ledger_id)
     zone = ZoneInfo(ledger.time_zone)
     now = clock_read()
-    recorded = _recorded(as_recorded_at, zone=zone, now=now)
+    recorded, is_newest = _recorded(as_recorded_at, zone=zone, now=now)
     return ReportScope(
         ledger=ledger,
         at=recorded
@@ -271,6 +282,7 @@ def report_scope(
         else moment_resolve(at, field="at", zone=zone, now=now),
         as_recorded_at=recorded,
         currency=currency,
+        is_newest=is_newest,
     )
 
 
@@ -292,30 +304,48 @@ def period_scope(
         as_recorded_at, currency: as for :func:`report_scope`.
 
     Raises:
-        ProblemError: ``instant_in_future`` if the period has not begun;
-            ``invalid_request`` if it ends before it begins;
+        ProblemError: ``currency_unknown``; ``instant_in_future`` if the period has not
+            begun; ``invalid_request`` as of :func:`period_resolve`;
             ``as_recorded_at_not_final``.
     """
+    _require_currency(ledger_id, currency)
     ledger = Ledger.objects.get(id=ledger_id)
     zone = ZoneInfo(ledger.time_zone)
     now = clock_read()
-    recorded = _recorded(as_recorded_at, zone=zone, now=now)
+    recorded, is_newest = _recorded(as_recorded_at, zone=zone, now=now)
     require_past(start, field="from", zone=zone, now=now)
-    first = moment_start(start, zone=zone)
-    last = recorded if end is None else moment_end(end, zone=zone)
-    require_order(first, last)
-    return PeriodScope(ledger, first, last, recorded, currency)
+    first, last = period_resolve(start, end, zone=zone, until=recorded)
+    return PeriodScope(ledger, first, last, recorded, currency, is_newest)
 
 
-def _recorded(moment: Moment | None, *, zone: ZoneInfo, now: datetime) -> datetime:
+def _require_currency(ledger_id: UUID, currency: str | None) -> None:
+    """Refuses what no account can be kept in, and none could be before.
+
+    A withdrawn currency may be in old books. A misspelt one would make an empty report,
+    and an empty report is balanced.
+    """
+    if currency is None or is_iso_code(currency) or currency in exponents(ledger_id):
+        return
+    raise ProblemError(
+        "currency_unknown",
+        f"{currency!r} is neither a code of ISO 4217, current or withdrawn, nor an"
+        " asset of this ledger.",
+        currency=currency,
+    )
+
+
+def _recorded(
+    moment: Moment | None, *, zone: ZoneInfo, now: datetime
+) -> tuple[datetime, bool]:
+    """The instant, and whether it is the newest that can be told instead of a given."""
     newest = now - FINAL_AFTER
     if moment is None:
-        return newest
+        return newest, True
     recorded = moment_resolve(moment, field="as_recorded_at", zone=zone, now=now)
     if recorded <= newest:
-        return recorded
+        return recorded, False
     if moment_end(moment, zone=zone) > now:
-        return newest  # Of a day that has not ended: as far as it can be told.
+        return newest, True  # Of a day that has not ended: as far as it can be told.
     final_at = format_instant(recorded + FINAL_AFTER)
     raise ProblemError(
         "as_recorded_at_not_final",
@@ -354,16 +384,7 @@ def balance_sheet(*, scope: ReportScope) -> BalanceSheet:
 
 def income_statement(*, scope: PeriodScope) -> IncomeStatement:
     """What became effective on income and expense accounts in the scope's period."""
-    before, through = (
-        account_balances(
-            scope=ReportScope(
-                scope.ledger, instant - TICK, scope.as_recorded_at, scope.currency
-            ),
-            kinds=(AccountKind.INCOME, AccountKind.EXPENSE),
-        )
-        for instant in (scope.start, scope.end)
-    )
-    lines = _grouped(_changes(before, through))
+    lines = _grouped(_changes(scope, (AccountKind.INCOME, AccountKind.EXPENSE)))
     return IncomeStatement(
         scope,
         tuple(
@@ -378,11 +399,7 @@ def income_statement(*, scope: PeriodScope) -> IncomeStatement:
 
 
 def account_balances(
-    *,
-    scope: ReportScope,
-    kinds: Iterable[AccountKind] = tuple(AccountKind),
-    after: UUID | None = None,
-    slice_accounts: int = SLICE_ACCOUNTS,
+    *, scope: ReportScope, slice_accounts: int = SLICE_ACCOUNTS
 ) -> Iterator[AccountBalance]:
     """The balances of all accounts that have entries, in ascending id.
 
@@ -391,62 +408,133 @@ def account_balances(
 
     Args:
         scope: the ledger, the two instants and the currency.
-        kinds: only accounts of these.
-        after: only accounts with a greater id.
         slice_accounts: how many accounts one statement looks at.
     """
-    accounts = Account.objects.filter(
-        ledger_id=scope.ledger.id, kind__in=list(kinds)
-    ).order_by("id")
-    if scope.currency is not None:
-        accounts = accounts.filter(currency=scope.currency)
-    # Plain rows: making model instances would cost more than all the rest.
-    columns = accounts.values_list(
-        "id", "reference", "owner_name", "kind", "code", "currency"
-    )
-    while True:
-        rows = columns if after is None else columns.filter(id__gt=after)
-        found = list(rows[:slice_accounts])
-        if not found:
-            return
-        totals = totals_as_of(
-            ledger_id=scope.ledger.id,
-            account_ids=[row[0] for row in found],
-            at=scope.at,
-            as_recorded_at=scope.as_recorded_at,
-        )
-        for id_, reference, owner_name, kind, code, currency in found:
-            has = totals[id_]
-            if has.version or has.backdated_entry_count:
-                yield AccountBalance(
-                    id=id_,
-                    reference=reference,
-                    owner_name=owner_name,
-                    kind=AccountKind(kind),
-                    code=code,
-                    currency=currency,
-                    net=has.credits - has.debits,
-                )
-        after = found[-1][0]
+    for piece in _slices(scope, sizes=repeat(slice_accounts)):
+        yield from _balances(scope, piece)
 
 
 def account_balances_page(
     *, scope: ReportScope, limit: int, after: UUID | None
-) -> list[AccountBalance]:
-    """The first ``limit + 1`` of :func:`account_balances`, so that one sees the end."""
-    balances = account_balances(scope=scope, after=after, slice_accounts=limit + 1)
-    return list(islice(balances, limit + 1))
+) -> FoundPage[AccountBalance]:
+    """Up to ``limit`` of :func:`account_balances`, and where the next page begins.
+
+    It looks at ``limit + 1`` accounts, and if too many of them have no entries at
+    :data:`SLICE_ACCOUNTS` more. Where nearly all are such, a page may have fewer rows
+    than were asked for, even none, and still not be the last.
+
+    Args:
+        scope: the ledger, the two instants and the currency.
+        limit: the page size.
+        after: only accounts with a greater id.
+    """
+    found: list[AccountBalance] = []
+    edge = None
+    for piece in _slices(scope, after=after, sizes=(limit + 1, SLICE_ACCOUNTS)):
+        found += _balances(scope, piece)
+        edge = piece.edge
+        if len(found) > limit:
+            return FoundPage(found[:limit], after=found[limit - 1].id)
+    return FoundPage(found, after=edge)
+
+
+class _Account(NamedTuple):
+    """A row of an account: model instances would cost more than all the rest."""
+
+    id: UUID
+    reference: str | None
+    owner_name: str
+    kind: str
+    code: str
+    currency: str
+
+    def balance(self, net: int) -> AccountBalance:
+        """The account with credits less debits."""
+        return AccountBalance(
+            id=self.id,
+            reference=self.reference,
+            owner_name=self.owner_name,
+            kind=AccountKind(self.kind),
+            code=self.code,
+            currency=self.currency,
+            net=net,
+        )
+
+
+class _Slice(NamedTuple):
+    """The accounts that match among those looked at, and the last one looked at.
+
+    ``edge`` is ``None`` in the last slice.
+    """
+
+    accounts: list[_Account]
+    edge: UUID | None
+
+
+def _slices(
+    scope: ReportScope | PeriodScope,
+    *,
+    sizes: Iterable[int],
+    kinds: Iterable[AccountKind] = tuple(AccountKind),
+    after: UUID | None = None,
+) -> Iterator[_Slice]:
+    """The ledger's accounts by id, those of the scope's currency and of some kinds.
+
+    A slice ends after so many accounts of the ledger, and not of those that match:
+    looking for a rare currency would take one statement through all accounts.
+    """
+    ledger_id = scope.ledger.id
+    for size in sizes:
+        rest = Account.objects.filter(ledger_id=ledger_id).order_by("id")
+        if after is not None:
+            rest = rest.filter(id__gt=after)
+        after = rest.values_list("id", flat=True)[size - 1 : size].first()
+        matching = rest.filter(kind__in=list(kinds))
+        if scope.currency is not None:
+            matching = matching.filter(currency=scope.currency)
+        if after is not None:
+            matching = matching.filter(id__lte=after)
+        yield _Slice(
+            [_Account(*row) for row in matching.values_list(*_Account._fields)], after
+        )
+        if after is None:
+            return
+
+
+def _balances(scope: ReportScope, piece: _Slice) -> Iterator[AccountBalance]:
+    """The balances of a slice's accounts that have entries."""
+    totals = _totals(scope, piece, at=scope.at)
+    for account in piece.accounts:
+        has = totals[account.id]
+        if has.version or has.backdated_entry_count:
+            yield account.balance(has.credits - has.debits)
 
 
 def _changes(
-    before: Iterable[AccountBalance], through: Iterable[AccountBalance]
+    scope: PeriodScope, kinds: Iterable[AccountKind]
 ) -> Iterator[AccountBalance]:
     """What became of the accounts in between, of those whose balance is another."""
-    earlier = {balance.id: balance.net for balance in before}
-    for balance in through:
-        net = balance.net - earlier.get(balance.id, 0)
-        if net:
-            yield replace(balance, net=net)
+    for piece in _slices(scope, kinds=kinds, sizes=repeat(SLICE_ACCOUNTS)):
+        before = _totals(scope, piece, at=scope.start - TICK)
+        through = _totals(scope, piece, at=scope.end - TICK)
+        for account in piece.accounts:
+            first, last = before[account.id], through[account.id]
+            net = last.credits - last.debits - (first.credits - first.debits)
+            if net:
+                yield account.balance(net)
+
+
+def _totals(
+    scope: ReportScope | PeriodScope, piece: _Slice, *, at: datetime
+) -> dict[UUID, TotalsAsOf]:
+    if not piece.accounts:
+        return {}
+    return totals_as_of(
+        ledger_id=scope.ledger.id,
+        account_ids=[account.id for account in piece.accounts],
+        at=at,
+        as_recorded_at=scope.as_recorded_at,
+    )
 
 
 def _grouped(balances: Iterable[AccountBalance]) -> list[GroupLine]:

@@ -13,7 +13,7 @@ from datetime import datetime
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from ledger.days import TICK, Moment, moment_end, moment_start
+from ledger.days import TICK, YEARS, Moment, moment_end, moment_start
 from ledger.enums import Direction
 from ledger.models import Account, Entry, Ledger
 from ledger.selectors.accounts import account_get
@@ -137,7 +137,7 @@ def statement_get(
 
     Raises:
         ProblemError: ``account_not_found``; ``instant_in_future`` if the period has not
-            begun; ``invalid_request`` if it ends before it begins.
+            begun; ``invalid_request`` as of :func:`period_resolve`.
         RuntimeError: no transaction is open.
     """
     require_transaction()
@@ -149,9 +149,7 @@ def statement_get(
     known_at = moment_resolve(
         as_recorded_at, field="as_recorded_at", zone=zone, now=now
     )
-    first = moment_start(start, zone=zone)
-    last = known_at if end is None else moment_end(end, zone=zone)
-    require_order(first, last)
+    first, last = period_resolve(start, end, zone=zone, until=known_at)
     known_at = min(last, known_at)
     entries_settle(
         ledger_id=ledger_id, account_id=account_id, recorded_by=known_at, now=now
@@ -169,22 +167,44 @@ def statement_get(
     )
 
 
-def require_order(start: datetime, end: datetime) -> None:
-    """Refuses a period that ends before it begins.
+def period_resolve(
+    start: Moment, end: Moment | None, *, zone: ZoneInfo, until: datetime
+) -> tuple[datetime, datetime]:
+    """The instants of a period: its first, and the first one after it.
+
+    Args:
+        start: an instant, or a day from its beginning.
+        end: an instant, or a day to its end; ``None`` means ``until``.
+        zone: the ledger's time zone.
+        until: where a period ends that is given no end.
 
     Raises:
-        ProblemError: ``invalid_request``.
+        ProblemError: ``invalid_request`` if it ends before it begins, or in a year that
+            is not one of ``ledger.days.YEARS``.
     """
-    if end < start:
-        message = (
-            f"The period would end ({format_instant(end)}) before it begins"
-            f" ({format_instant(start)})."
+    if end is not None and end.year not in YEARS:
+        raise _bad_end("not_an_instant", f"A time in {YEARS[0]} to {YEARS[-1]}.")
+    first = moment_start(start, zone=zone)
+    last = until if end is None else moment_end(end, zone=zone)
+    # The day before the first one ends at the instant at which that one begins.
+    are_days = not (isinstance(start, datetime) or isinstance(end, datetime))
+    if last < first or (are_days and end is not None and end < start):
+        ends, begins = (
+            (str(end), str(start))
+            if are_days and end is not None
+            else (format_instant(last), format_instant(first))
         )
-        raise ProblemError(
-            "invalid_request",
-            f"to: {message}",
-            errors=[{"field": "to", "code": "before_from", "message": message}],
-        )
+        message = f"The period would end ({ends}) before it begins ({begins})."
+        raise _bad_end("before_from", message)
+    return first, last
+
+
+def _bad_end(code: str, message: str) -> ProblemError:
+    return ProblemError(
+        "invalid_request",
+        f"to: {message}",
+        errors=[{"field": "to", "code": code, "message": message}],
+    )
 
 
 def _totals_at(account: Account, instant: datetime) -> Totals:

@@ -23,14 +23,17 @@ from ledger.selectors.reports import (
     PeriodScope,
     ReportScope,
     account_balances,
+    account_balances_page,
     balance_sheet,
     income_statement,
     period_scope,
     report_scope,
     trial_balance,
 )
+from ledger.services.assets import AssetRequest, asset_create
 from ledger.services.clients import api_key_create
 from ledger.tests.factories import (
+    ACTOR,
     AccountFactory,
     ApiClientFactory,
     LedgerFactory,
@@ -292,6 +295,7 @@ def test_a_running_day_is_as_far_as_can_be_told():
     scope = report_scope(ledger_id=ledger.id, as_recorded_at=today)
 
     assert scope.as_recorded_at <= clock_read() - FINAL_AFTER
+    assert scope.is_newest
 
 
 def test_a_period_that_ends_before_it_begins_is_refused():
@@ -301,6 +305,24 @@ def test_a_period_that_ends_before_it_begins_is_refused():
         )
 
     assert caught.value.problem.fields["errors"][0]["code"] == "before_from"
+
+
+def test_an_income_statement_goes_through_the_accounts_once_in_slices(monkeypatch):
+    monkeypatch.setattr(reports, "SLICE_ACCOUNTS", 3)
+    ledger = LedgerFactory()
+    cash = account(ledger, "asset")
+    incomes = [account(ledger, "income", code="4000") for _ in range(7)]
+    for income in incomes:
+        ended = send(cash, income, 5)
+    scope = PeriodScope(ledger, ended - timedelta(days=1), ended + TICK, ended + TICK)
+
+    with CaptureQueriesContext(connection) as queries:
+        report = income_statement(scope=scope)
+
+    assert report.currencies[0].net_income == 35
+    # Eight accounts in slices of three, with the totals at both ends of each.
+    totals = [q["sql"] for q in queries if "LATERAL" in q["sql"]]
+    assert len(totals) == 2 * 3
 
 
 # --- The API -------------------------------------------------------------------------
@@ -378,6 +400,62 @@ def test_the_trial_balance_is_paged_by_account(api):
     ]
 
 
+def pages_of(scope: ReportScope, limit: int) -> list[tuple[list[Any], int]]:
+    """The ids of each page with the number of statements that it took."""
+    pages: list[tuple[list[Any], int]] = []
+    after = None
+    while True:
+        with CaptureQueriesContext(connection) as queries:
+            rows = account_balances_page(scope=scope, limit=limit, after=after)
+        pages.append(([row.id for row in rows], len(queries)))
+        after = rows.after
+        if after is None:
+            return pages
+
+
+@pytest.mark.parametrize("currency", [None, "EUR"])
+def test_a_page_looks_at_so_many_accounts_and_no_more(monkeypatch, currency):
+    monkeypatch.setattr(reports, "SLICE_ACCOUNTS", 3)
+    ledger = LedgerFactory()
+    euros = [account(ledger, kind, "EUR") for kind in ("asset", "equity")]
+    for number in range(30):  # No entries, or of another currency.
+        dollars = account(ledger, "asset")
+        if number % 15 == 0:
+            send(dollars, account(ledger, "equity"), 1)
+    send(*(account(ledger, kind, "EUR") for kind in ("asset", "equity")), 1)
+    send(*euros, 1)
+    scope = ReportScope(ledger, clock_read(), clock_read(), currency)
+
+    pages = pages_of(scope, limit=1)
+
+    assert [id_ for ids, _ in pages for id_ in ids] == [
+        balance.id for balance in account_balances(scope=scope)
+    ]
+    assert max(statements for _, statements in pages) <= 6
+    assert any(not ids for ids, _ in pages[:-1])
+
+
+def test_an_empty_page_says_where_the_next_one_begins(api, monkeypatch):
+    monkeypatch.setattr(reports, "SLICE_ACCOUNTS", 2)
+    for _ in range(20):
+        account(api.ledger, "asset")
+    last = [account(api.ledger, kind) for kind in ("asset", "equity")]
+    send(*last, 7)
+    query: dict[str, str] = {"detail": "accounts", "limit": "1"}
+    found = []
+    while True:
+        answer = api.get("trial-balance", **query).json()
+        found.append([line["account_id"] for line in answer["lines"]])
+        if answer["next_cursor"] is None:
+            break
+        query["cursor"] = answer["next_cursor"]
+        query["as_recorded_at"] = answer["as_recorded_at"]
+
+    known = [api.cash, api.ada, api.fees, *last]
+    assert [id_ for ids in found for id_ in ids] == [str(one.id) for one in known]
+    assert [] in found[:-1]
+
+
 def test_a_page_of_accounts_without_the_first_pages_instant_is_refused(api):
     first = api.get("trial-balance", detail="accounts", limit="1").json()
     response = api.get("trial-balance", detail="accounts", cursor=first["next_cursor"])
@@ -419,6 +497,60 @@ def test_a_currency_narrows_every_report(api):
 
     assert {line["currency"] for line in trial["lines"]} == {"EUR"}
     assert [part["currency"] for part in sheet["currencies"]] == ["EUR"]
+
+
+@pytest.mark.parametrize("code", ["EURO", "eur", "PTS"])
+def test_a_currency_that_the_ledger_cannot_have_is_refused(api, code):
+    asset_create(
+        ledger_id=LedgerFactory().id,
+        request=AssetRequest(code="PTS", name="Points", exponent=0),
+        actor=ACTOR,
+    )
+    day = {"from": clock_read().date().isoformat()}
+
+    for report, query in (("balance-sheet", {}), ("income-statement", day)):
+        response = api.get(report, currency=code, **query)
+
+        assert response.status_code == 422
+        assert response.json()["code"] == "currency_unknown"
+        assert response.json()["currency"] == code
+
+
+@pytest.mark.parametrize("code", ["DEM", "KWD", "PTS"])
+def test_a_currency_that_old_books_may_have_and_an_asset_are_taken(api, code):
+    asset_create(
+        ledger_id=api.ledger.id,
+        request=AssetRequest(code="PTS", name="Points", exponent=0),
+        actor=ACTOR,
+    )
+
+    assert api.get("trial-balance", currency=code).json()["lines"] == []
+
+
+def test_an_account_without_a_reference_gets_none_in_a_file(api):
+    accounts = [account(api.ledger, kind) for kind in ("asset", "equity")]
+    send(*accounts, 7)
+
+    table = body(api.get("trial-balance", detail="accounts", format="csv")).decode()
+    rows = {row["account_id"]: row for row in csv.DictReader(io.StringIO(table))}
+
+    assert [rows[str(one.id)]["reference"] for one in accounts] == ["", ""]
+    assert rows[str(api.cash.id)]["reference"] == "cash"
+
+
+def test_a_page_says_how_far_it_goes_where_nobody_asked(api):
+    said = "As the books stood two minutes ago; what is younger is not final yet."
+    moment = format_instant(clock_read())
+
+    for query, is_said in (
+        ({}, True),
+        ({"at": "2026-01-01"}, True),
+        ({"as_recorded_at": moment}, False),
+    ):
+        page = body(api.get("trial-balance", format="html", **query)).decode()
+        assert (said in page) is is_said, query
+    period = {"from": clock_read().date().isoformat()}
+    assert said in body(api.get("income-statement", format="html", **period)).decode()
 
 
 def test_a_report_sees_no_other_ledger(api):

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 import zipfile
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -252,6 +252,41 @@ def test_a_period_that_has_not_begun_or_ends_before_it_begins_is_refused(books):
     assert backwards.value.problem.fields["errors"][0]["code"] == "before_from"
 
 
+def test_the_day_before_the_first_one_is_no_end(books):
+    today = clock_read().date()
+    midnight = datetime.combine(today, time.min, tzinfo=UTC)
+    yesterday = today - timedelta(days=1)
+
+    with pytest.raises(ProblemError) as caught:
+        books.statement(start=today, end=yesterday)
+
+    assert caught.value.problem.fields["errors"] == [
+        {
+            "field": "to",
+            "code": "before_from",
+            "message": (
+                f"The period would end ({yesterday}) before it begins ({today})."
+            ),
+        }
+    ]
+    # Instants say themselves where they are: a period may be empty.
+    assert books.statement(start=midnight, end=midnight).line_count == 0
+
+
+@pytest.mark.parametrize(
+    "end", [date(9999, 12, 31), datetime(9999, 12, 31, 23, 59, tzinfo=UTC)]
+)
+def test_a_period_ends_in_a_year_that_every_clock_can_tell(end):
+    books = Books(time_zone="Pacific/Kiritimati")
+
+    with pytest.raises(ProblemError) as caught:
+        books.statement(end=end)
+    last = books.statement(end=datetime(9998, 12, 31, 23, 59, tzinfo=UTC))
+
+    assert caught.value.problem.fields["errors"][0]["code"] == "not_an_instant"
+    assert "9999-01-01 13:59:00" in dict(statement_sheet(last).facts)["Period"]
+
+
 def test_lines_are_fetched_in_slices_by_keys(books, monkeypatch):
     monkeypatch.setattr(statements, "SLICE_LINES", 4)
     for amount in range(1, 11):
@@ -433,7 +468,7 @@ def test_an_asset_is_shown_with_its_own_decimals(books):
 
 @pytest.mark.parametrize(
     "text",
-    [EVIL, "+1", "-1", "@SUM(A1)", "\t=1", "  =1+1", "\r=1", "\uff1d1"],  # full width
+    [EVIL, "+1", "-1", "@SUM(A1)", "\tx", "  =1+1", "\rx", "\uff1d1"],  # full width
 )
 def test_csv_never_has_a_cell_that_a_spreadsheet_runs(books, text):
     books.send(1, description=text, reference=text)
@@ -442,6 +477,26 @@ def test_csv_never_has_a_cell_that_a_spreadsheet_runs(books, text):
 
     assert row["description"] == row["reference"] == f"'{text}"
     assert row["counterparty_name"] == f"'{EVIL}"
+
+
+@pytest.mark.parametrize(
+    ("text", "guarded"),
+    [
+        ("x;=HYPERLINK(1)", "x;'=HYPERLINK(1)"),
+        ("x; -1", "x;' -1"),
+        ('x;"=1', "x;'\"=1"),
+        ("x;;@A1", "x;;'@A1"),
+        ("x\t+1", "x\t'+1"),
+        ("x\r\n=1", "x\r\n'=1"),
+        ("\r=1", "'\r'=1"),
+        ("x;\xa0\uff1d1", "x;'\xa0\uff1d1"),
+        ("a; b\r\nc\td - e = f", "a; b\r\nc\td - e = f"),
+    ],
+)
+def test_csv_runs_nothing_where_another_separator_splits_a_text(books, text, guarded):
+    books.send(1, description=text)
+
+    assert csv_rows(books.get(format="csv"))[1]["description"] == guarded
 
 
 def test_csv_keeps_commas_quotes_and_line_ends(books):
