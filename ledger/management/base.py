@@ -1,5 +1,6 @@
 """What the ledger's commands share: help that keeps its lines, errors that help."""
 
+import os
 import signal
 import sys
 import time
@@ -31,6 +32,8 @@ from payflow.errors import ProblemError
 
 #: The shell's convention for a command ended by Ctrl-C: 128 + SIGINT.
 INTERRUPTED = 130
+#: The same for one whose reader has gone: 128 + SIGPIPE.
+READER_GONE = 141
 #: How often a line is written where no progress bar can be drawn, in seconds.
 PLAIN_LINE_SECONDS = 10.0
 
@@ -67,6 +70,13 @@ class LedgerCommand(BaseCommand):
         """Runs the command and translates what goes wrong."""
         try:
             self.run(options)
+            self.stdout.flush()
+        except BrokenPipeError:
+            # Whoever reads, as `head`, has enough. Nothing is left to be written when
+            # Python ends, which would complain about it.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            sys.exit(READER_GONE)
         except ProblemError as error:
             cause = error.__cause__
             if isinstance(cause, DatabaseError):

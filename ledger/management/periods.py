@@ -2,6 +2,7 @@
 
 import json
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from datetime import date, datetime
 
@@ -35,13 +36,6 @@ class PeriodCommand(LedgerCommand):
         if ledger is None:
             raise self.failure(f"There is no ledger {slug!r}.")
         return ledger
-
-    def day(self, text: str) -> date:
-        """The day that ``--through`` names."""
-        day = day_parse(text)
-        if day is None:
-            raise self.failure(f"--through takes a day as 2026-10-31, not {text!r}.")
-        return day
 
     def confirm(self, ledger: Ledger, announcement: str, *, is_sure: bool) -> None:
         """Says what will happen, and goes on only if nobody objects.
@@ -94,6 +88,14 @@ class PeriodCommand(LedgerCommand):
                 }
             )
         )
+
+
+def day_argument(text: str) -> date:
+    """The day that an option names, for the parser."""
+    day = day_parse(text)
+    if day is None:
+        raise ArgumentTypeError(f"It takes a day as 2026-10-31, not {text!r}.")
+    return day
 
 
 def state_text(periods: Periods) -> str:

@@ -1,15 +1,21 @@
 """How commands print statements and reports, and write them to files."""
 
-import sys
-from collections.abc import Callable
-from typing import Any, TextIO
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
 from uuid import UUID
 
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser, OutputWrapper
 from rich.console import Console
 from rich.table import Table
 
 from ledger.models import Ledger
+from payflow.ids import new_id
 from payflow.sheets import (
     MAX_PAGE_ROWS,
     Amount,
@@ -24,6 +30,8 @@ from payflow.sheets import (
 
 #: Columns of a table where there is no terminal.
 PLAIN_WIDTH = 160
+#: What a terminal obeys instead of showing it, and what turns the order of a line.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def add_output_options(parser: CommandParser) -> None:
@@ -37,32 +45,78 @@ def add_output_options(parser: CommandParser) -> None:
 
 
 def write_sheet(
-    sheet: Sheet, options: dict[str, Any], *, out: TextIO, say: Callable[[str], None]
+    sheet: Sheet,
+    options: dict[str, Any],
+    *,
+    out: OutputWrapper,
+    say: Callable[[str], None],
 ) -> None:
     """Writes the sheet to where the options say, or prints it for people.
+
+    A file is there when it is whole; what was there before stays if it fails.
 
     Raises:
         CommandError: the file cannot be written.
         ProblemError: ``report_too_long``.
     """
+    form = "csv" if options["csv"] is not None else "xlsx"
+    name = options[form]
+    if name is None:
+        _print(sheet, out=out, say=say)
+        return
+    if (form, name) == ("csv", "-"):
+        for chunk in csv_chunks(sheet):
+            out.write(chunk, ending="")
+        return
+    if not name:
+        raise CommandError(f"--{form} takes the name of a file.")
     try:
-        if options["csv"] == "-":
-            sys.stdout.writelines(csv_chunks(sheet))
-        elif options["csv"]:
-            with open(options["csv"], "w", encoding="utf-8", newline="") as text:
-                text.writelines(csv_chunks(sheet))
-            say(f"Wrote {options['csv']}.")
-        elif options["xlsx"]:
-            with open(options["xlsx"], "wb") as file:
+        with _whole_file(name) as file:
+            if form == "csv":
+                file.writelines(chunk.encode() for chunk in csv_chunks(sheet))
+            else:
                 write_workbook(sheet, file)
-            say(f"Wrote {options['xlsx']}.")
-        else:
-            _print(sheet, out=out, say=say)
     except OSError as error:
         raise CommandError(f"The file cannot be written: {error}.") from error
+    say(f"Wrote {name}.")
 
 
-def _print(sheet: Sheet, *, out: TextIO, say: Callable[[str], None]) -> None:
+def write_json(
+    head: dict[str, Any], lines: Iterable[dict[str, Any]], *, out: OutputWrapper
+) -> None:
+    """Writes one JSON object: a head, and ``lines`` as they come.
+
+    They are never together in memory, so there may be millions of them.
+    """
+    beginning = json.dumps(head, indent=2).removesuffix("\n}")
+    out.write(f'{beginning},\n  "lines": [', ending="")
+    separator = "\n    "
+    for line in lines:
+        out.write(f"{separator}{json.dumps(line)}", ending="")
+        separator = ",\n    "
+    out.write("\n  ]\n}")
+
+
+@contextmanager
+def _whole_file(name: str) -> Iterator[IO[bytes]]:
+    """A file that takes its name when it is whole, and is gone if it never is."""
+    if os.path.exists(name) and not os.path.isfile(name):
+        with open(name, "wb") as device:  # Or a pipe: none of them can be replaced.
+            yield device
+        return
+    path = Path(name).resolve()
+    beside = path.with_name(f".payflow-{new_id()}")
+    try:
+        with beside.open("xb") as file:
+            yield file
+        if path.exists():
+            beside.chmod(stat.S_IMODE(path.stat().st_mode))
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _print(sheet: Sheet, *, out: OutputWrapper, say: Callable[[str], None]) -> None:
     printed = [n for n, column in enumerate(sheet.columns) if column.is_printed]
     table = Table(pad_edge=False)
     for n in printed:
@@ -82,17 +136,30 @@ def _print(sheet: Sheet, *, out: TextIO, say: Callable[[str], None]) -> None:
     width = max(len(name) for name, _ in sheet.facts)
     say(sheet.title)
     for name, value in sheet.facts:
-        say(f"  {name:<{width}}  {value}")
+        say(f"  {name:<{width}}  {_visible(value)}")
     # Without a terminal to measure, wide enough for the table to be read in a log.
     console = Console(
-        file=out, width=None if out.isatty() else PLAIN_WIDTH, markup=False
+        file=out,  # type: ignore[arg-type]
+        width=None if out.isatty() else PLAIN_WIDTH,
+        markup=False,
+        emoji=False,
+        highlight=False,
     )
     console.print(table)
+    if sheet.note:
+        say(sheet.note)
     say(f"Times in {sheet.zone.key}.")
 
 
 def _text(cell: Cell, sheet: Sheet) -> str:
-    return str(cell) if isinstance(cell, Amount) else page_text(cell, sheet.zone)
+    if isinstance(cell, Amount):
+        return str(cell)
+    return _visible(page_text(cell, sheet.zone))
+
+
+def _visible(text: str) -> str:
+    """The text without what would command the terminal it is shown on."""
+    return _CONTROLS.sub("\ufffd", text)
 
 
 def ledger_id_of(slug: str) -> UUID:

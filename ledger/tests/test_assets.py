@@ -1,5 +1,6 @@
 """Assets: what a ledger counts beside ISO 4217's currencies."""
 
+import json
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from django.core.management import CommandError, call_command
 from django.urls import reverse
 
 from idempotency.models import IdempotencyKey
-from ledger.api.assets import asset_rebuild
+from ledger.api.assets import asset_json, asset_rebuild
 from ledger.audit import audit_run
 from ledger.models import Account, Asset, Change, Ledger
 from ledger.selectors.assets import exponents
@@ -277,6 +278,20 @@ def test_the_command_makes_an_asset_and_says_its_unit(committed_db, capsys):
     assert Asset.objects.get(ledger_id=ledger.id).exponent == 8
     with pytest.raises(CommandError, match="has an asset BTC already"):
         call_command("create_asset", *arguments, "--exponent", "8")
+
+
+def test_the_command_prints_the_asset_as_json(committed_db, capsys):
+    with transaction_owner():
+        ledger = LedgerFactory()
+
+    call_command(
+        *("create_asset", "--ledger", ledger.slug, "--code", "PTS"),
+        *("--name", "Points", "--exponent", "0", "--json"),
+    )
+
+    document = json.loads(capsys.readouterr().out)
+    asset = Asset.objects.get(ledger_id=ledger.id)
+    assert document == {"ledger": ledger.slug, **asset_json(asset)}
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from ledger.models import ApiKey, AuditRun, Change, Ledger, Transfer
 from ledger.selectors.ledgers import HoldSettings, hold_settings
 from ledger.services.clients import principal_of_token
 from ledger.tests.books import Books
-from ledger.tests.factories import LedgerFactory
+from ledger.tests.factories import AccountFactory, LedgerFactory
 from payflow.clock import now
 from payflow.db import transaction_owner
 from payflow.ids import new_id
@@ -294,6 +294,67 @@ def test_two_first_seedings_at_once_make_one_set_of_demo_books(
     assert outputs[0].startswith("Made ledger demo")
     assert outputs[1].startswith("The demo books are there already")
     assert audit_run(ledger_slug="demo").is_sound
+
+
+# --- statement, report, close_period, reopen_period -------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("statement", "user-1", "--from=2026-01-01", "--csv=-"),
+        ("statement", "user-1", "--from=2026-01-01", "--json"),
+        ("report", "trial-balance", "--accounts", "--csv=-"),
+        ("report", "trial-balance", "--json"),
+    ],
+)
+def test_a_reader_that_has_enough_ends_a_command_quietly(
+    own_database: str, arguments: tuple[str, ...]
+) -> None:
+    with transaction_owner():
+        ledger = LedgerFactory()
+        AccountFactory(ledger=ledger, reference="user-1")
+    reading, writing = os.pipe()
+    os.close(reading)  # As `head -0` does.
+
+    result = subprocess.run(
+        [sys.executable, "manage.py", *arguments, f"--ledger={ledger.slug}"],
+        cwd=PROJECT,
+        env=environment(own_database),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("close_period", "--through=2026-10-31", "--yes"), 0),
+        (("close_period", "--through=2999-10-31", "--yes"), 1),
+        (("close_period", "--through=2026-10-31"), 1),
+        (("close_period", "--through=October", "--yes"), 2),
+        (("close_period", "--yes"), 2),
+        (("reopen_period", "--all", "--reason=x", "--yes"), 0),
+        (("reopen_period", "--all", "--yes"), 2),
+        (("reopen_period", "--all", "--reason= ", "--yes"), 2),
+    ],
+)
+def test_the_commands_for_periods_exit_as_their_help_says(
+    own_database: str, arguments: tuple[str, ...], code: int
+) -> None:
+    with transaction_owner():
+        ledger = LedgerFactory()
+
+    result = manage(own_database, *arguments, f"--ledger={ledger.slug}")
+
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
 
 
 # --- create_ledger, set_ledger, create_api_key ------------------------------------

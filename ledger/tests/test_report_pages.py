@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -153,6 +155,133 @@ def test_reports_as_json_are_what_the_api_answers(books, arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("income-statement", "--from="), "from: "),
+        (("income-statement", "--from=2026-01-01", "--to="), "to: "),
+        (("trial-balance", "--at="), "at: "),
+        (("trial-balance", "--as-recorded-at="), "as_recorded_at: "),
+        (("trial-balance", "--currency="), "currency: "),
+        (("trial-balance", "--csv="), "--csv takes the name of a file"),
+        (("trial-balance", "--xlsx="), "--xlsx takes the name of a file"),
+    ],
+)
+def test_an_empty_option_of_a_report_is_not_left_out(
+    books, tmp_path, arguments, message
+):
+    table = tmp_path / "inc.csv"
+    target = (
+        () if "sv=" in arguments[-1] or "sx=" in arguments[-1] else (f"--csv={table}",)
+    )
+
+    with pytest.raises(CommandError, match=message):
+        run("report", *arguments, "--ledger=acme", *target)
+
+    assert not table.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--to=", "to: "),
+        ("--as-recorded-at=", "as_recorded_at: "),
+        ("--csv=", "--csv takes"),
+        ("--xlsx=", "--xlsx takes"),
+    ],
+)
+def test_an_empty_option_of_a_statement_is_not_left_out(books, option, message):
+    with pytest.raises(CommandError, match=message):
+        run("statement", "user-ada", "--ledger=acme", "--from=2026-01-01", option)
+
+
+def test_an_end_that_no_clock_tells_is_refused_in_a_sentence(books):
+    Ledger.objects.filter(id=books.ledger.id).update(time_zone="Pacific/Kiritimati")
+    period = ("--ledger=acme", "--from=2026-01-01", "--to=9999-12-31T23:00:00Z")
+
+    for name in (("report", "income-statement"), ("statement", "user-ada")):
+        with pytest.raises(CommandError, match="to: "):
+            run(*name, *period)
+
+
+def test_the_accounts_of_a_trial_balance_are_one_document(books):
+    text = run("report", "trial-balance", "--accounts", "--ledger=acme", "--json")
+
+    document = json.loads(text)
+
+    assert document["report"] == "trial_balance"
+    assert document["ledger"]["slug"] == "acme"
+    assert [(line["reference"], line["credit"]) for line in document["lines"]] == [
+        (None, 0),
+        ("user-ada", 123_206),
+        (None, 250),
+    ]
+
+
+def test_a_terminal_shows_texts_of_users_and_obeys_none(books):
+    evil = "\x1b[2J\x9b1m\r\n\u202e[red]x[/red] :smile:"
+    seen = "\ufffd[2J\ufffd1m\ufffd\ufffd\ufffd[red]x[/red] :smile:"
+    Account.objects.filter(id=books.ada.id).update(owner_name=evil)
+    move(books.cash, books.ada, 1, description=evil)
+
+    statement = run("statement", "user-ada", "--ledger=acme", "--from=2026-01-01")
+    accounts = run("report", "trial-balance", "--accounts", "--ledger=acme")
+
+    assert f"Owner            {seen}\n" in statement
+    words = [text.replace("\n", "") for text in (statement, accounts)]
+    assert all("[red]x[/red]" in text and ":smile:" in text for text in words)
+    assert not {"\x1b", "\x9b", "\r", "\u202e"} & set(statement + accounts)
+
+
+def test_a_report_that_nobody_dated_says_how_far_it_goes(books):
+    said = "As the books stood two minutes ago; what is younger is not final yet."
+    moment = clock_read().isoformat()
+
+    by_default = run("report", "trial-balance", "--ledger=acme")
+    asked = run("report", "trial-balance", "--ledger=acme", "--as-recorded-at", moment)
+
+    assert said in by_default
+    assert said not in asked
+
+
+def test_a_file_that_fails_leaves_the_one_before_and_nothing_beside(
+    books, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("payflow.sheets.MAX_WORKBOOK_ROWS", 1)
+    workbook = tmp_path / "a.xlsx"
+    workbook.write_text("November")
+
+    with pytest.raises(CommandError, match="rows at most"):
+        run("report", "balance-sheet", "--ledger=acme", "--xlsx", str(workbook))
+
+    assert [path.name for path in tmp_path.iterdir()] == ["a.xlsx"]
+    assert workbook.read_text() == "November"
+
+
+def test_a_file_keeps_its_mode_and_a_link_its_target(books, tmp_path):
+    table, link = tmp_path / "a.csv", tmp_path / "link.csv"
+    table.write_text("November")
+    table.chmod(0o640)
+    link.symlink_to(table)
+
+    run("report", "trial-balance", "--ledger=acme", "--csv", str(link))
+
+    assert link.is_symlink()
+    assert table.read_text().startswith("currency,kind,")
+    assert table.stat().st_mode & 0o777 == 0o640
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_pipe_is_written_to_and_not_replaced(books):
+    reading, writing = os.pipe()
+
+    run("report", "trial-balance", "--ledger=acme", "--csv", f"/dev/fd/{writing}")
+
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        assert pipe.read().startswith("currency,kind,")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         (("report", "trial-balance", "--ledger=none"), "no ledger 'none'"),
         (("report", "trial-balance", "--ledger=acme", "--to=2026-01-01"), "--to does"),
         (("report", "income-statement", "--ledger=acme"), "needs --from"),
@@ -225,6 +354,34 @@ def test_every_report_is_shown_and_taken_along(books, finance, report, expected)
     assert b"".join(workbook.streaming_content).startswith(b"PK")
 
 
+@pytest.mark.parametrize(
+    ("form", "limit", "offered"),
+    [
+        ("", "MAX_PAGE_ROWS", {"csv", "xlsx"}),
+        ("html", "MAX_PAGE_ROWS", {"csv", "xlsx"}),
+        ("xlsx", "MAX_WORKBOOK_ROWS", {"csv"}),
+    ],
+)
+@pytest.mark.parametrize("page", ["report", "statement"])
+def test_what_is_too_long_for_one_form_is_offered_in_the_others(
+    books, finance, monkeypatch, page, form, limit, offered
+):
+    monkeypatch.setattr(f"payflow.sheets.{limit}", 1)
+    url = reverse("admin:ledger_reports")
+    if page == "statement":
+        url = statement_of(books.ada)
+    query = {"ledger": str(books.ledger.id), "from": books.today}
+    query |= {"format": form} if form else {}
+
+    response = finance.get(url, query)
+
+    text = response.content.decode()
+    assert response.status_code == 200
+    assert "take the CSV" in text
+    assert set(re.findall(r'href="\?[^"]*format=(\w+)"', text)) == offered
+    assert finance.get(url, {**query, "format": "csv"}).status_code == 200
+
+
 def test_an_empty_field_is_as_good_as_none_and_a_wrong_one_is_said(books, finance):
     url = reverse("admin:ledger_reports")
     ledger = {"ledger": str(books.ledger.id)}
@@ -235,6 +392,7 @@ def test_an_empty_field_is_as_good_as_none_and_a_wrong_one_is_said(books, financ
     assert empty.status_code == 200
     assert wrong.status_code == 400
     assert "at lies in the future" in wrong.content.decode()
+    assert "format=csv" not in wrong.content.decode()
 
 
 @pytest.mark.parametrize("missing", ["view_account", "view_entry"])

@@ -6,7 +6,7 @@ from django.core.management.base import CommandParser
 
 from ledger.days import day_end
 from ledger.enums import Permission
-from ledger.management.periods import PeriodCommand, local_text
+from ledger.management.periods import PeriodCommand, day_argument, local_text
 from ledger.selectors.periods import periods_get
 from ledger.services.periods import period_close
 from payflow.actors import Actor
@@ -29,6 +29,7 @@ examples:
 exit codes:
   0  closed, now or before
   1  not closed: refused, declined or failed
+  2  an argument is missing or wrong
 """
 
 
@@ -42,13 +43,17 @@ class Command(PeriodCommand):
         """Declares the options."""
         super().add_arguments(parser)
         parser.add_argument(
-            "--through", required=True, metavar="DAY", help="the last day to close"
+            "--through",
+            required=True,
+            type=day_argument,
+            metavar="DAY",
+            help="the last day to close",
         )
 
     def run(self, options: dict[str, Any]) -> None:
         """Closes through the day that the options name."""
         ledger = self.ledger(options["ledger"])
-        day = self.day(options["through"])
+        day = options["through"]
         periods = periods_get(ledger_id=ledger.id)
         until = local_text(day_end(day, zone=periods.zone), periods)
         self.confirm(

@@ -1,9 +1,11 @@
 """``manage.py create_asset``: a unit of account beside ISO 4217's currencies."""
 
+import json
 from typing import Any
 
 from django.core.management.base import CommandParser
 
+from ledger.api.assets import asset_json
 from ledger.management.base import LedgerCommand
 from ledger.models import Asset, Ledger
 from ledger.services.assets import AssetRequest, asset_create
@@ -23,7 +25,8 @@ take their meaning from it.
 EPILOG = """\
 examples:
   manage.py create_asset --ledger demo --code PTS --name "Loyalty points" --exponent 0
-  manage.py create_asset --ledger demo --code BTC --name Bitcoin --exponent 8
+  manage.py create_asset --ledger demo --code BTC --name Bitcoin --exponent 8 \\
+      --json
 """
 
 
@@ -51,6 +54,7 @@ class Command(LedgerCommand):
             metavar="N",
             help="decimals of its smallest unit, 0 to 8",
         )
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def run(self, options: dict[str, Any]) -> None:
         """Makes the asset that the options describe."""
@@ -73,5 +77,8 @@ class Command(LedgerCommand):
                 return asset
 
         asset = retry_on_conflict(create)
+        if options["json"]:
+            self.say(json.dumps({"ledger": slug, **asset_json(asset)}))
+            return
         unit = format_amount(1, asset.code, asset.exponent)
         self.say(f"Made asset {asset.code} in {slug}; its smallest unit is {unit}.")

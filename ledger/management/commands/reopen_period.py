@@ -1,12 +1,13 @@
 """``manage.py reopen_period``: what comes after a day is open again."""
 
+from argparse import ArgumentTypeError
 from typing import Any
 
 from django.core.management.base import CommandParser
 
 from ledger.days import day_end
 from ledger.enums import Permission
-from ledger.management.periods import PeriodCommand, local_text
+from ledger.management.periods import PeriodCommand, day_argument, local_text
 from ledger.selectors.periods import periods_get
 from ledger.services.periods import period_reopen
 from payflow.actors import Actor
@@ -29,6 +30,7 @@ examples:
 exit codes:
   0  open, now or before
   1  not reopened: refused, declined or failed
+  2  an argument is missing or wrong
 """
 
 
@@ -43,18 +45,20 @@ class Command(PeriodCommand):
         super().add_arguments(parser)
         extent = parser.add_mutually_exclusive_group(required=True)
         extent.add_argument(
-            "--through", metavar="DAY", help="the last day that stays closed"
+            "--through",
+            type=day_argument,
+            metavar="DAY",
+            help="the last day that stays closed",
         )
         extent.add_argument("--all", action="store_true", help="open everything")
-        parser.add_argument("--reason", required=True, help="why, for the history")
+        parser.add_argument(
+            "--reason", required=True, type=_reason, help="why, for the history"
+        )
 
     def run(self, options: dict[str, Any]) -> None:
         """Reopens as the options say."""
         ledger = self.ledger(options["ledger"])
-        reason = options["reason"].strip()
-        if not reason:
-            raise self.failure("--reason must not be empty.")
-        day = None if options["all"] else self.day(options["through"])
+        day = options["through"]
         periods = periods_get(ledger_id=ledger.id)
         extent = "everything"
         if day is not None:
@@ -64,7 +68,17 @@ class Command(PeriodCommand):
         self.change(
             ledger,
             lambda: period_reopen(
-                ledger_id=ledger.id, end=day, reason=reason, actor=ACTOR
+                ledger_id=ledger.id,
+                end=day,
+                reason=options["reason"],
+                actor=ACTOR,
             ),
             as_json=options["json"],
         )
+
+
+def _reason(text: str) -> str:
+    reason = text.strip()
+    if not reason:
+        raise ArgumentTypeError("It must not be empty.")
+    return reason

@@ -7,13 +7,22 @@ from django.core.management.base import CommandError, CommandParser
 
 from ledger.api.queries import Query
 from ledger.api.reports import (
+    account_balance_json,
     balance_sheet_json,
     income_statement_json,
+    scope_json,
     trial_balance_json,
 )
 from ledger.management.base import LedgerCommand
-from ledger.management.sheets import add_output_options, ledger_id_of, write_sheet
+from ledger.management.sheets import (
+    add_output_options,
+    ledger_id_of,
+    write_json,
+    write_sheet,
+)
 from ledger.selectors.reports import (
+    ReportScope,
+    account_balances,
     balance_sheet,
     income_statement,
     period_scope,
@@ -81,11 +90,61 @@ class Command(LedgerCommand):
     def run(self, options: dict[str, Any]) -> None:
         """Makes the report that the options ask for."""
         self._check(options)
-        document, sheet = self._report(options)
+        names = ("at", "from", "to", "as_recorded_at", "currency")
+        query = Query({n: options[n] for n in names if options[n] is not None})
+        if options["report"] == "income-statement":
+            self._income_statement(query, options)
+            return
+        at, recorded = query.moment("at"), query.moment("as_recorded_at")
+        currency = query.currency()
+        query.finish()
+        scope = report_scope(
+            ledger_id=ledger_id_of(options["ledger"]),
+            at=at,
+            as_recorded_at=recorded,
+            currency=currency,
+        )
+        if options["accounts"]:
+            self._accounts(scope, options)
+        elif options["report"] == "trial-balance":
+            trial = trial_balance(scope=scope)
+            self._write(trial_balance_json(trial), trial_balance_sheet(trial), options)
+        else:
+            sheet = balance_sheet(scope=scope)
+            self._write(balance_sheet_json(sheet), balance_sheet_sheet(sheet), options)
+
+    def _income_statement(self, query: Query, options: dict[str, Any]) -> None:
+        start, end = query.moment("from", required=True), query.moment("to")
+        recorded, currency = query.moment("as_recorded_at"), query.currency()
+        query.finish()
+        assert start is not None
+        scope = period_scope(
+            ledger_id=ledger_id_of(options["ledger"]),
+            start=start,
+            end=end,
+            as_recorded_at=recorded,
+            currency=currency,
+        )
+        income = income_statement(scope=scope)
+        self._write(
+            income_statement_json(income), income_statement_sheet(income), options
+        )
+
+    def _accounts(self, scope: ReportScope, options: dict[str, Any]) -> None:
+        if options["json"]:
+            lines = map(account_balance_json, account_balances(scope=scope))
+            write_json(scope_json("trial_balance", scope), lines, out=self.stdout)
+        else:
+            sheet = trial_balance_accounts_sheet(scope)
+            write_sheet(sheet, options, out=self.stdout, say=self.say)
+
+    def _write(
+        self, document: dict[str, Any], sheet: Sheet, options: dict[str, Any]
+    ) -> None:
         if options["json"]:
             self.say(json.dumps(document, indent=2))
         else:
-            write_sheet(sheet, options, out=self.stdout, say=self.say)  # type: ignore[arg-type]
+            write_sheet(sheet, options, out=self.stdout, say=self.say)
 
     def _check(self, options: dict[str, Any]) -> None:
         is_period = options["report"] == "income-statement"
@@ -97,33 +156,3 @@ class Command(LedgerCommand):
             raise CommandError("An income statement needs --from.")
         if options["accounts"] and options["report"] != "trial-balance":
             raise CommandError("--accounts goes with trial-balance only.")
-        if options["accounts"] and options["json"]:
-            raise CommandError("--accounts is printed or written as --csv or --xlsx.")
-
-    def _report(self, options: dict[str, Any]) -> tuple[dict[str, Any], Sheet]:
-        names = ("at", "from", "to", "as_recorded_at", "currency")
-        query = Query({name: options[name] for name in names if options[name]})
-        start, end, at = query.moment("from"), query.moment("to"), query.moment("at")
-        recorded, currency = query.moment("as_recorded_at"), query.currency()
-        query.finish()
-        ledger_id = ledger_id_of(options["ledger"])
-        if start is not None:
-            period = period_scope(
-                ledger_id=ledger_id,
-                start=start,
-                end=end,
-                as_recorded_at=recorded,
-                currency=currency,
-            )
-            income = income_statement(scope=period)
-            return income_statement_json(income), income_statement_sheet(income)
-        scope = report_scope(
-            ledger_id=ledger_id, at=at, as_recorded_at=recorded, currency=currency
-        )
-        if options["report"] == "balance-sheet":
-            balances = balance_sheet(scope=scope)
-            return balance_sheet_json(balances), balance_sheet_sheet(balances)
-        if options["accounts"]:
-            return {}, trial_balance_accounts_sheet(scope)
-        trial = trial_balance(scope=scope)
-        return trial_balance_json(trial), trial_balance_sheet(trial)

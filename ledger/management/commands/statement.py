@@ -1,6 +1,5 @@
 """``manage.py statement``: what a period did to an account."""
 
-import json
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +8,12 @@ from django.core.management.base import CommandError, CommandParser
 from ledger.api.queries import Query
 from ledger.api.statements import statement_json, statement_line_json
 from ledger.management.base import LedgerCommand
-from ledger.management.sheets import add_output_options, ledger_id_of, write_sheet
+from ledger.management.sheets import (
+    add_output_options,
+    ledger_id_of,
+    write_json,
+    write_sheet,
+)
 from ledger.models import Account
 from ledger.selectors.statements import (
     Statement,
@@ -64,7 +68,7 @@ class Command(LedgerCommand):
     def run(self, options: dict[str, Any]) -> None:
         """Makes the statement that the options ask for."""
         names = ("from", "to", "as_recorded_at")
-        query = Query({name: options[name] for name in names if options[name]})
+        query = Query({n: options[n] for n in names if options[n] is not None})
         start = query.moment("from", required=True)
         end, recorded = query.moment("to"), query.moment("as_recorded_at")
         query.finish()
@@ -84,21 +88,11 @@ class Command(LedgerCommand):
 
         statement = retry_on_conflict(read)
         if options["json"]:
-            self._print_json(statement)
+            lines = map(statement_line_json, statement_all_lines(statement=statement))
+            write_json(statement_json(statement), lines, out=self.stdout)
         else:
             sheet = statement_sheet(statement)
-            write_sheet(sheet, options, out=self.stdout, say=self.say)  # type: ignore[arg-type]
-
-    def _print_json(self, statement: Statement) -> None:
-        # Line by line, so that a million of them need no memory.
-        head = json.dumps(statement_json(statement), indent=2).removesuffix("\n}")
-        self.stdout.write(f'{head},\n  "lines": [', ending="")
-        separator = "\n    "
-        for line in statement_all_lines(statement=statement):
-            text = json.dumps(statement_line_json(line))
-            self.stdout.write(f"{separator}{text}", ending="")
-            separator = ",\n    "
-        self.stdout.write("\n  ]\n}")
+            write_sheet(sheet, options, out=self.stdout, say=self.say)
 
 
 def _account_id_of(ledger_id: UUID, name: str) -> UUID:
