@@ -175,7 +175,7 @@ def trial_balance_accounts_sheet(scope: ReportScope) -> Sheet:
         title="Trial balance by account",
         facts=_scope_facts(scope),
         columns=(
-            Column("account_id", "Account id", 38, is_whole=True),
+            Column("account_id", "Account id", 38),
             Column("reference", "Reference", 28),
             Column("owner_name", "Owner", 28),
             Column("kind", "Kind"),

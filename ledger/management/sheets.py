@@ -1,7 +1,6 @@
 """How commands print statements and reports, and write them to files."""
 
 import json
-import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -100,11 +99,13 @@ def write_json(
 @contextmanager
 def _whole_file(name: str) -> Iterator[IO[bytes]]:
     """A file that takes its name when it is whole, and is gone if it never is."""
-    if os.path.exists(name) and not os.path.isfile(name):
-        with open(name, "wb") as device:  # Or a pipe: none of them can be replaced.
-            yield device
+    path = Path(name).absolute()
+    # Nobody replaces a pipe or a device, nor what /dev/stdout stands for.
+    if path.is_relative_to("/dev") or (path.exists() and not path.is_file()):
+        with path.open("wb") as stream:
+            yield stream
         return
-    path = Path(name).resolve()
+    path = path.resolve()
     beside = path.with_name(f".payflow-{new_id()}")
     try:
         with beside.open("xb") as file:

@@ -279,6 +279,13 @@ def test_a_pipe_is_written_to_and_not_replaced(books):
         assert pipe.read().startswith("currency,kind,")
 
 
+def test_what_standard_output_was_sent_to_is_not_replaced(books, tmp_path):
+    with (tmp_path / "out.csv").open("w+") as out:
+        run("report", "trial-balance", "--ledger=acme", f"--csv=/dev/fd/{out.fileno()}")
+
+        assert out.read().startswith("currency,kind,")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
