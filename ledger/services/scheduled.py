@@ -51,8 +51,13 @@ MAX_AHEAD = timedelta(days=5 * 366)
 MAX_RETRYING = timedelta(days=31)
 #: The pauses after the first refusals; after later ones it is the last of these.
 RETRY_PAUSES = (timedelta(minutes=15), timedelta(minutes=30), timedelta(hours=1))
+#: The pause after its accounts were busy.
+BUSY_PAUSE = timedelta(seconds=10)
 #: The pause after an error that is nobody's refusal.
 ERROR_PAUSE = timedelta(minutes=5)
+#: After an error it is tried for so long past its time, and so often at least.
+ERROR_PATIENCE = timedelta(days=1)
+MIN_ERROR_ATTEMPTS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,14 +279,44 @@ def scheduled_post(*, ledger_id: UUID, scheduled_id: UUID) -> str | None:
 
 
 def scheduled_postpone(*, ledger_id: UUID, scheduled_id: UUID) -> None:
-    """Lets a due row rest for :data:`ERROR_PAUSE` after an error; it is no attempt.
+    """Lets a due row rest for :data:`BUSY_PAUSE`; it is no attempt.
 
     Raises:
         RuntimeError: no transaction is open.
     """
     row = lock_due_scheduled(ledger_id=ledger_id, scheduled_id=scheduled_id)
     if row is not None:
-        _update(row, next_attempt_at=clock_read() + ERROR_PAUSE)
+        _update(row, next_attempt_at=clock_read() + BUSY_PAUSE)
+
+
+def scheduled_fail(*, ledger_id: UUID, scheduled_id: UUID) -> None:
+    """Counts and notes an attempt that ended with an error, and rolled back with it.
+
+    Another one follows after :data:`ERROR_PAUSE`; the last is at least
+    :data:`ERROR_PATIENCE` after ``retry_until``, or ``due_at``, and at least the
+    :data:`MIN_ERROR_ATTEMPTS`-th, so that a fault of ours has time to be mended.
+
+    Raises:
+        RuntimeError: no transaction is open.
+    """
+    row = lock_due_scheduled(ledger_id=ledger_id, scheduled_id=scheduled_id)
+    if row is None:
+        return
+    now = clock_read()
+    attempt_count = row.attempt_count + 1
+    noted = {"attempt_count": attempt_count, "last_problem": _ERROR}
+    is_over = now >= (row.retry_until or row.due_at) + ERROR_PATIENCE
+    if is_over and attempt_count >= MIN_ERROR_ATTEMPTS:
+        _update(row, status=ScheduledStatus.REFUSED, ended_at=Now(), **noted)
+    else:
+        _update(row, next_attempt_at=now + ERROR_PAUSE, **noted)
+
+
+_ERROR = {
+    "code": "internal_error",
+    "detail": "An error on our side; nothing was moved by this attempt.",
+    "fields": {},
+}
 
 
 def _update(row: ScheduledTransfer, **changes: Any) -> str:
