@@ -26,6 +26,7 @@ from ledger.selectors.transfers import (
     transfer_list,
     transfers_with_postings,
 )
+from ledger.services.holds import hold_place
 from ledger.services.reversals import ReversalRequest, transfer_reverse
 from ledger.tests.factories import (
     ACTOR,
@@ -34,8 +35,13 @@ from ledger.tests.factories import (
     post,
     transfer_request,
 )
-from ledger.tests.holds import capture, lapse, place
-from ledger.types import PostedTransfer, PostingRequest, TransferRequest
+from ledger.tests.holds import capture, lapse, place, void
+from ledger.types import (
+    HoldRequest,
+    PostedTransfer,
+    PostingRequest,
+    TransferRequest,
+)
 from payflow.clock import now
 from payflow.ids import new_id
 
@@ -390,6 +396,46 @@ def test_holds_are_found_by_every_filter(books):
         found = walk(hold_list, filters, ledger_id=books.ledger.id)
         assert ids(found) == ids([h for h in views if test(h)]), filters
     assert len(views) == 8
+
+
+@pytest.mark.usefixtures("scan_rows")
+def test_holds_of_an_account_are_found_whatever_became_of_its_posting(books):
+    a, b, c, d = books.accounts[:4]
+    for _ in range(3):
+        for first, second in (((a, b), (c, d)), ((c, d), (b, a)), ((c, a), (a, d))):
+            placed = hold_place(
+                ledger_id=books.ledger.id,
+                request=HoldRequest(
+                    tuple(PostingRequest(x.id, y.id, 10) for x, y in (first, second))
+                ),
+                actor=ACTOR,
+                now=now(),
+            )
+            assert isinstance(placed, HoldView)
+    views = books.every_hold
+    capture(views[0], {1: 10})
+    capture(views[1], {2: 10})
+    capture(views[2], {1: 10})
+    capture(views[3], {1: 4})
+    capture(views[4], {1: 10}, is_final=True)
+    void(views[5])
+    lapse(views[6])
+    views = books.every_hold
+
+    for account in books.accounts:
+        for status in (None, *HoldStatus.values):
+            wanted = [
+                view.id
+                for view in views
+                if status in (None, view.status)
+                and any(
+                    account.id in (p.from_account_id, p.to_account_id)
+                    for p in view.postings
+                )
+            ]
+            filters = HoldFilters(account_id=account.id, status=status)
+            found = walk(hold_list, filters, ledger_id=books.ledger.id)
+            assert ids(found) == wanted, (account.reference, status)
 
 
 @pytest.mark.usefixtures("scan_rows")
