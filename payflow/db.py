@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import psycopg
@@ -24,12 +25,16 @@ from django.db import (
 from django.db.backends.signals import connection_created
 from django.dispatch import receiver
 
+from payflow.clock import now
 from payflow.databases import TRANSACTION_MS
 from payflow.errors import ProblemError
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
+#: By how much the clocks of a process and of PostgreSQL may differ: ids begin with the
+#: time of the one, rows are dated by the other, and lists look for both together.
+MAX_CLOCK_DIFFERENCE = timedelta(minutes=1)
 #: How often a deadlock or a serialization failure is tried again.
 MAX_CONFLICT_RETRIES = 5
 #: The longest pause before such a retry, in seconds; the pause itself is random.
@@ -178,12 +183,17 @@ def _is_conflict(error: BaseException) -> bool:
 
 
 def database_refusals() -> list[str]:
-    """Why this server must not hold money: empty when it may.
+    """Why this process must not post on this server: empty when it may.
 
     Start-up and ``/readyz`` ask: a server that may lose a commit that it acknowledged,
-    a standby, or another isolation default would break promises that PayFlow makes.
+    a standby, another isolation default, or clocks that differ would break promises
+    that PayFlow makes.
     """
     with connection.cursor() as cursor:
+        asked_at = now()
+        cursor.execute("SELECT clock_timestamp()")
+        (server_at,) = cursor.fetchone()
+        answered_at = now()
         cursor.execute(
             "SELECT name, setting FROM pg_settings WHERE name IN ('fsync',"
             " 'full_page_writes', 'synchronous_commit',"
@@ -203,6 +213,16 @@ def database_refusals() -> list[str]:
     if isolation != "read committed":
         refusals.append(
             f"default_transaction_isolation is '{isolation}', not 'read committed'"
+        )
+    # The round trip counts in favour of the clocks.
+    behind, ahead = server_at - answered_at, asked_at - server_at
+    if max(behind, ahead) > MAX_CLOCK_DIFFERENCE:
+        seconds, side = max(
+            (behind.total_seconds(), "behind"), (ahead.total_seconds(), "ahead of")
+        )
+        refusals.append(
+            f"this host's clock is {seconds:.0f} seconds {side} PostgreSQL's: ids made"
+            " here would not go with the times at which PostgreSQL records them"
         )
     return refusals
 

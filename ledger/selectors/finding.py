@@ -16,11 +16,12 @@ here has one sensible plan (``OFFSET 0`` and ``LIMIT`` keep the conditions where
 are written).
 
 Note on ids and time. Ids are UUIDv7, made by the application shortly before PostgreSQL
-dates the row: a transaction lasts at most a minute, and clocks differ by less than
-another. So ``created_at`` within a range means an id within the range of
-:data:`ID_SLACK_MS` more on both sides, and an old range is reached by the primary key
-instead of from the newest row. Ids of accounts may be given by hand, so they say
-nothing.
+dates the row: a transaction lasts at most a minute, and a process whose clock differs
+from PostgreSQL's by more than another does not start, and is not ready
+(``payflow.db.database_refusals``). So ``created_at`` within a range means an id within
+the range of :data:`ID_SLACK_MS` more on both sides, and an old range is reached by the
+primary key instead of from the newest row. Ids of accounts may be given by hand, so
+they say nothing.
 """
 
 import json

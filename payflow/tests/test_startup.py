@@ -1,9 +1,12 @@
 """A process does not start on a server that could lose money."""
 
+from datetime import timedelta
+
 import pytest
 from django.db import connection
 
 from ledger.models import IntegrityStatus
+from payflow.clock import now
 from payflow.db import database_refusals
 from payflow.startup import REFUSE_TO_BOOT, prepare_web_worker
 
@@ -34,6 +37,35 @@ def test_a_server_that_may_lose_commits_is_refused(
 
     assert any(reason in refusal for refusal in database_refusals())
     response = client.get("/readyz")
+    assert response.status_code == 503
+    assert reason in response.json()["reasons"][0]
+    with pytest.raises(SystemExit) as caught:
+        prepare_web_worker()
+    assert caught.value.code == REFUSE_TO_BOOT
+
+
+@pytest.mark.parametrize(
+    ("seconds", "reason"),
+    [
+        (-90, "clock is 90 seconds behind PostgreSQL's"),
+        (-55, None),
+        (55, None),
+        (90, "clock is 90 seconds ahead of PostgreSQL's"),
+    ],
+)
+def test_a_process_whose_clock_is_not_postgresqls_is_refused(
+    seconds, reason, client, monkeypatch
+):
+    shift = timedelta(seconds=seconds)
+    monkeypatch.setattr("payflow.db.now", lambda: now() + shift)
+    monkeypatch.setattr("django.db.connections.close_all", lambda: None)
+
+    response = client.get("/readyz")
+
+    if reason is None:
+        assert response.status_code == 200
+        assert database_refusals() == []
+        return
     assert response.status_code == 503
     assert reason in response.json()["reasons"][0]
     with pytest.raises(SystemExit) as caught:
