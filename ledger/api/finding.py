@@ -5,11 +5,13 @@ from ledger.enums import (
     AccountStatus,
     Direction,
     HoldStatus,
+    ScheduledStatus,
     TransferKind,
 )
 from ledger.selectors.accounts import AccountFilters
 from ledger.selectors.entries import EntryFilters
 from ledger.selectors.holds import HoldFilters
+from ledger.selectors.scheduled import ScheduledFilters
 from ledger.selectors.transfers import TransferFilters
 from payflow.api.filters import ListQuery
 from payflow.api.shapes import MAX_REFERENCE
@@ -73,6 +75,19 @@ def read_hold_filters(query: ListQuery) -> HoldFilters:
         account_id=query.optional_id("account_id"),
         created=query.instants("created"),
         expires=query.instants("expires"),
+        metadata=query.metadata_values(),
+    )
+
+
+def read_scheduled_filters(query: ListQuery) -> ScheduledFilters:
+    """The filters of ``GET /v1/scheduled-transfers``; the caller finishes the query."""
+    return ScheduledFilters(
+        reference=_reference(query, "reference"),
+        reference_prefix=_reference(query, "reference_prefix"),
+        status=query.one_of("status", ScheduledStatus.values),
+        account_id=query.optional_id("account_id"),
+        created=query.instants("created"),
+        due=query.instants("due"),
         metadata=query.metadata_values(),
     )
 

@@ -1,6 +1,6 @@
 """``/v1/scheduled-transfers``: transfers that are posted at a later time."""
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 from uuid import UUID
 
 from django.http import HttpResponse
@@ -8,6 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ledger.api.authentication import actor_of
+from ledger.api.finding import read_scheduled_filters
 from ledger.api.resources import read_postings
 from ledger.api.views import ApiView, idempotency_key_of, path_id
 from ledger.enums import ScheduledStatus
@@ -22,7 +23,6 @@ from ledger.services.scheduled import (
     scheduled_cancel,
     scheduled_create,
 )
-from payflow.api.filters import ListQuery
 from payflow.api.rendering import problem_document
 from payflow.api.shapes import MAX_DESCRIPTION, MAX_REFERENCE, Shape, shape_errors
 from payflow.clock import format_instant, now
@@ -93,6 +93,8 @@ def read_schedule(body: Any) -> ScheduleRequest:
 class ScheduledListView(ApiView):
     """POST schedules a transfer, GET lists the ledger's, newest first."""
 
+    query_parameters = None
+
     operations: ClassVar[dict[str, tuple[str, bool]]] = {
         "POST": ("scheduled.create", True)
     }
@@ -115,25 +117,12 @@ class ScheduledListView(ApiView):
         )
 
     def get(self, request: Request) -> Response:
-        """A page of scheduled transfers, filtered by status and reference."""
-        query = ListQuery(request.query_params, kind="scheduled-transfers")
-        status = query.one_of("status", ScheduledStatus.values)
-        reference = query.text("reference", maximum=MAX_REFERENCE)
-        query.finish()
-        rows = scheduled_list(
-            ledger_id=request.user.ledger_id,
-            limit=query.limit,
-            before=cast("UUID | None", query.last_seen(UUID)),
-            status=status,
-            reference=reference,
-        )
-        page = rows[: query.limit]
-        after = page[-1].id if len(rows) > query.limit else None
-        return Response(
-            {
-                "data": [scheduled_json(row) for row in page],
-                "next_cursor": query.next_cursor(after),
-            }
+        """A page of scheduled transfers."""
+        return self.keyset_page(
+            scheduled_list,
+            scheduled_json,
+            kind="scheduled-transfers",
+            read_filters=read_scheduled_filters,
         )
 
 

@@ -56,6 +56,9 @@ def periods_get(*, ledger_id: UUID) -> Periods:
 def period_changes(*, ledger_id: UUID, limit: int, before: UUID | None) -> list[Change]:
     """Closings and reopenings, newest first, ``limit + 1`` of them.
 
+    The index ``change_of_period`` has them and no other changes, in the words of this
+    query.
+
     Args:
         ledger_id: the ledger.
         limit: the page size.

@@ -1,6 +1,9 @@
 """Reading scheduled transfers, and which of them are due."""
 
+import json
 from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, ClassVar
 from uuid import UUID
 
 from django.db import connection
@@ -8,6 +11,20 @@ from django.db.models.functions import Now
 
 from ledger.enums import ScheduledStatus
 from ledger.models import ScheduledTransfer
+from ledger.selectors.finding import (
+    ANY_TIME,
+    EQUAL_PROBE,
+    FoundPage,
+    Key,
+    Metadata,
+    Range,
+    equal_conditions,
+    find,
+    metadata_parts,
+    prefix_parts,
+    range_conditions,
+    search_by_id,
+)
 from payflow.errors import ProblemError
 
 # From one ledger to the next by index, however much each has scheduled. PostgreSQL's
@@ -49,31 +66,89 @@ def scheduled_missing(scheduled_id: object) -> ProblemError:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduledFilters:
+    """Which scheduled transfers are looked for; ``None`` means any.
+
+    ``account_id`` is in any of the postings. See ``docs/finding.md``.
+    """
+
+    key_type: ClassVar[type[UUID]] = UUID
+
+    reference: str | None = None
+    reference_prefix: str | None = None
+    status: str | None = None
+    account_id: UUID | None = None
+    created: Range = ANY_TIME
+    due: Range = ANY_TIME
+    metadata: Metadata = ()
+
+
 def scheduled_list(
     *,
     ledger_id: UUID,
     limit: int,
-    before: UUID | None,
-    reference: str | None = None,
-    status: str | None = None,
-) -> list[ScheduledTransfer]:
-    """Scheduled transfers, newest first, ``limit + 1`` of them.
+    before: Key | None,
+    filters: ScheduledFilters = ScheduledFilters(),
+) -> FoundPage[ScheduledTransfer]:
+    """A page of scheduled transfers, newest first.
 
     Args:
         ledger_id: the ledger.
         limit: the page size.
-        before: only those with a smaller id: the last one of the page before.
-        reference: only those with this reference.
-        status: only those that are in this state.
+        before: the last id that the page before looked at.
+        filters: which ones.
     """
-    rows = ScheduledTransfer.objects.filter(ledger_id=ledger_id).order_by("-id")
-    if before is not None:
-        rows = rows.filter(id__lt=before)
-    if reference is not None:
-        rows = rows.filter(reference=reference)
-    if status is not None:
-        rows = rows.filter(status=status)
-    return list(rows[: limit + 1])
+    parameters: dict[str, Any] = {}
+    conditions = [
+        *equal_conditions(
+            {"reference": filters.reference, "status": filters.status}, parameters
+        ),
+        *range_conditions("r.created_at", "created", filters.created, parameters),
+        *range_conditions("r.due_at", "due", filters.due, parameters),
+    ]
+    quick: list[str] = []
+    slow: list[str] = []
+    if filters.reference is not None:
+        quick.append(EQUAL_PROBE.format(table=_TABLE, column="reference"))
+    if filters.account_id is not None:
+        sides = ("from_account_id", "to_account_id")
+        conditions.append("r.postings @> ANY (%(of_account)s::jsonb[])")
+        parameters["of_account"] = [
+            json.dumps([{side: str(filters.account_id)}]) for side in sides
+        ]
+    if filters.status == ScheduledStatus.SCHEDULED:
+        slow.append(_WAITING)
+    for found, probes in (
+        prefix_parts(_TABLE, filters.reference_prefix, parameters),
+        metadata_parts(_TABLE, filters.metadata, parameters),
+    ):
+        conditions += found
+        slow += probes
+    keys, after = find(
+        search_by_id(
+            table=_TABLE,
+            ledger_id=ledger_id,
+            before=before,
+            conditions=conditions,
+            parameters=parameters,
+            id_range=filters.created,
+            quick_probes=quick,
+            slow_probes=slow,
+        ),
+        limit=limit,
+    )
+    rows = ScheduledTransfer.objects.filter(ledger_id=ledger_id, id__in=keys)
+    return FoundPage(list(rows.order_by("-id")), after=after)
+
+
+_TABLE = "ledger_scheduled_transfer"
+# In the index's order, so that PostgreSQL has nothing cheaper than the index.
+_WAITING = """
+    SELECT s.id FROM ledger_scheduled_transfer s
+    WHERE s.ledger_id = %(ledger_id)s AND s.status = 'scheduled'
+    ORDER BY s.next_attempt_at
+"""
 
 
 def ledgers_with_due() -> list[UUID]:

@@ -13,14 +13,16 @@ from ledger.enums import (
     Direction,
     HoldStatus,
     ReversalReason,
+    ScheduledStatus,
     TransferKind,
 )
-from ledger.models import Account, Entry, Hold, Transfer
+from ledger.models import Account, Entry, Hold, ScheduledTransfer, Transfer
 from ledger.selectors import finding
 from ledger.selectors.accounts import AccountFilters, account_list
 from ledger.selectors.entries import EntryFilters, entry_list
 from ledger.selectors.finding import FoundPage
 from ledger.selectors.holds import HoldFilters, HoldView, hold_list, holds_with_postings
+from ledger.selectors.scheduled import ScheduledFilters, scheduled_list
 from ledger.selectors.transfers import (
     TransferFilters,
     transfer_list,
@@ -28,6 +30,11 @@ from ledger.selectors.transfers import (
 )
 from ledger.services.holds import hold_place
 from ledger.services.reversals import ReversalRequest, transfer_reverse
+from ledger.services.scheduled import (
+    ScheduleRequest,
+    scheduled_cancel,
+    scheduled_create,
+)
 from ledger.tests.factories import (
     ACTOR,
     AccountFactory,
@@ -436,6 +443,70 @@ def test_holds_of_an_account_are_found_whatever_became_of_its_posting(books):
             filters = HoldFilters(account_id=account.id, status=status)
             found = walk(hold_list, filters, ledger_id=books.ledger.id)
             assert ids(found) == wanted, (account.reference, status)
+
+
+def schedule(books: Books, n: int) -> ScheduledTransfer:
+    a, b, c = ((books.accounts[(n + k) % 4]).id for k in range(3))
+    row = scheduled_create(
+        ledger_id=books.ledger.id,
+        request=ScheduleRequest(
+            postings=(PostingRequest(a, b, 1), PostingRequest(b, c, 2))[: 1 + n % 2],
+            due_at=now() + timedelta(days=1 + n % 3, seconds=n),
+            reference=None if n % 3 else f"s-{n % 2}",
+            metadata={"n": n % 2} if n % 4 else {},
+        ),
+        actor=ACTOR,
+        now=now(),
+    )
+    assert isinstance(row, ScheduledTransfer), row
+    return row
+
+
+@pytest.mark.usefixtures("scan_rows")
+def test_scheduled_transfers_are_found_by_every_filter(books):
+    rows = [schedule(books, n) for n in range(10)]
+    for row in rows[2:5]:
+        scheduled_cancel(
+            ledger_id=books.ledger.id, scheduled_id=row.id, reason="", actor=ACTOR
+        )
+    everything = list(
+        ScheduledTransfer.objects.filter(ledger_id=books.ledger.id).order_by("-id")
+    )
+    S = ScheduledFilters
+    some, account = rows[4], books.accounts[2].id
+    cases: list[tuple[ScheduledFilters, Callable[[ScheduledTransfer], bool]]] = [
+        (S(), lambda s: True),
+        (S(reference="s-0"), lambda s: s.reference == "s-0"),
+        (S(reference_prefix="s-"), lambda s: s.reference is not None),
+        *[
+            (S(status=status), lambda s, status=status: s.status == status)
+            for status in ScheduledStatus.values
+        ],
+        (S(account_id=account), lambda s: str(account) in str(s.postings)),
+        (
+            S(account_id=account, status="scheduled"),
+            lambda s: str(account) in str(s.postings) and s.status == "scheduled",
+        ),
+        (S(account_id=new_id()), lambda s: False),
+        (S(due=(some.due_at, None)), lambda s: s.due_at >= some.due_at),
+        (S(due=(None, some.due_at)), lambda s: s.due_at < some.due_at),
+        (
+            S(created=(some.created_at, None)),
+            lambda s: s.created_at >= some.created_at,
+        ),
+        (S(metadata=(("n", "1"),)), lambda s: s.metadata.get("n") == 1),
+        (
+            S(metadata=(("n", "1"),), status="cancelled"),
+            lambda s: s.metadata.get("n") == 1 and s.status == "cancelled",
+        ),
+    ]
+
+    for filters, test in cases:
+        found = walk(scheduled_list, filters, ledger_id=books.ledger.id)
+        assert ids(found) == ids([s for s in everything if test(s)]), filters
+        other = walk(scheduled_list, filters, ledger_id=LedgerFactory().id)
+        assert other == []
+    assert len(everything) == 10
 
 
 @pytest.mark.usefixtures("scan_rows")

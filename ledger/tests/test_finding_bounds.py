@@ -6,8 +6,9 @@ an account with an entry of every transfer, a range of time long ago.
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.db import connection, transaction
@@ -18,6 +19,8 @@ from ledger.selectors import finding
 from ledger.selectors.accounts import AccountFilters, account_list
 from ledger.selectors.entries import EntryFilters, entry_list
 from ledger.selectors.holds import HoldFilters, hold_list
+from ledger.selectors.periods import period_changes
+from ledger.selectors.scheduled import ScheduledFilters, scheduled_list
 from ledger.selectors.transfers import TransferFilters, transfer_list
 from ledger.tests.factories import AccountFactory, LedgerFactory, post
 from ledger.tests.holds import capture, place
@@ -316,3 +319,82 @@ def test_every_page_of_accounts_and_of_holds_is_bounded(books):
         )
 
         assert buffers <= BUFFERS_PER_ROW * SCAN_ROWS, (filters, buffers)
+
+
+SCHEDULED = 20_000
+_OLD_ID = "('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid"
+
+
+@pytest.fixture(scope="module")
+def planned(big_books: BigBooks) -> BigBooks:
+    """As many scheduled transfers, and changes of the ledger, as others have in years.
+
+    By raw SQL: what is tested is how they are found.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO ledger_scheduled_transfer (ledger_id, id, due_at,"
+            " next_attempt_at, postings, reference, metadata, actor, status, ended_at)"
+            f" SELECT %s, {_OLD_ID},"
+            " now(), now(), '[{}]', 's/' || n, jsonb_build_object('n', n), 'test',"
+            " CASE WHEN n > 5 THEN 'cancelled' ELSE 'scheduled' END,"
+            " CASE WHEN n > 5 THEN now() END FROM generate_series(1, %s) n",
+            [big_books.ledger.id, SCHEDULED],
+        )
+        cursor.execute(
+            "INSERT INTO ledger_change (ledger_id, id, fields, old, new, actor)"
+            f" SELECT %s, {_OLD_ID},"
+            " CASE WHEN n > 5 THEN '[\"name\"]' ELSE '[\"closed_before\"]' END::jsonb,"
+            " '{}', '{}', 'test' FROM generate_series(1, %s) n",
+            [big_books.ledger.id, SCHEDULED],
+        )
+    return big_books
+
+
+@pytest.mark.parametrize(
+    ("filters", "count"),
+    [
+        ({}, 50),
+        ({"reference": "s/7"}, 1),
+        ({"reference": "none"}, 0),
+        ({"reference_prefix": "s/77"}, 50),
+        ({"status": "scheduled"}, 5),
+        ({"status": "posted"}, 0),
+        ({"account_id": UUID(int=0)}, 0),
+        ({"metadata": (("n", "7"),)}, 1),
+        ({"due": (None, datetime(2020, 1, 1, tzinfo=UTC))}, 0),
+    ],
+)
+@pytest.mark.parametrize("is_analyzed", [False, True])
+def test_every_page_of_scheduled_transfers_is_bounded(
+    planned, filters, count, is_analyzed
+):
+    if is_analyzed:
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE ledger_scheduled_transfer")
+
+    page, buffers = cost_of_page(
+        lambda: scheduled_list(
+            ledger_id=planned.ledger.id,
+            limit=50,
+            before=None,
+            filters=ScheduledFilters(**filters),
+        )
+    )
+
+    assert len(page) == count
+    assert buffers <= BUFFERS_PER_ROW * SCAN_ROWS
+
+
+@pytest.mark.parametrize("is_analyzed", [False, True])
+def test_the_history_of_periods_costs_nothing_for_other_changes(planned, is_analyzed):
+    if is_analyzed:
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE ledger_change")
+
+    rows, buffers = cost_of_page(
+        lambda: period_changes(ledger_id=planned.ledger.id, limit=50, before=None)
+    )
+
+    assert len(rows) == 5
+    assert buffers < 20

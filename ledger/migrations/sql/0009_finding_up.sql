@@ -15,6 +15,12 @@ CREATE INDEX scheduled_metadata ON ledger_scheduled_transfer
     USING gin (jsonb_set('{}', ARRAY[ledger_id::text], metadata) jsonb_path_ops)
     WHERE metadata <> '{}';
 
+CREATE INDEX scheduled_reference ON ledger_scheduled_transfer (ledger_id, reference)
+    WHERE reference IS NOT NULL;
+-- Closings and reopenings of periods, among all the changes of a ledger.
+CREATE INDEX change_of_period ON ledger_change (ledger_id, id)
+    WHERE account_id IS NULL AND fields @> '["closed_before"]';
+
 -- Ids of up to at_most rows whose metadata contain one of the wanted objects. However
 -- common a value is, the planner must not take to reading the table: its statistics know
 -- nothing of rare values. IS NOT DISTINCT FROM, because an equality would let it read all
