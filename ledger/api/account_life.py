@@ -21,6 +21,7 @@ from ledger.services.account_status import (
     account_freeze,
     account_unfreeze,
 )
+from payflow.api.filters import PAGING
 from payflow.api.pagination import page, read_id_cursor, read_limit
 from payflow.api.shapes import Shape
 from payflow.clock import format_instant, now
@@ -140,6 +141,8 @@ class AccountCloseView(_StatusView):
 
 class AccountHistoryView(ApiView):
     """``GET /v1/accounts/{id}/history``: who changed what of the account, and when."""
+
+    query_parameters = PAGING
 
     def get(self, request: Request, account_id: str) -> Response:
         """A page of changes, newest first."""

@@ -33,6 +33,8 @@ _MISSING = "There is no such account in this ledger."
 class AccountListView(ApiView):
     """POST makes an account, GET lists the ledger's accounts, newest first."""
 
+    query_parameters = None
+
     operations: ClassVar[dict[str, tuple[str, bool]]] = {
         "POST": ("account.create", False)
     }
@@ -104,6 +106,8 @@ class AccountView(ApiView):
 
 class AccountEntriesView(ApiView):
     """The entries of one account, newest first."""
+
+    query_parameters = None
 
     def get(self, request: Request, account_id: str) -> Response:
         """A page of entries, each with the balance after it."""

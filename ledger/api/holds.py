@@ -167,6 +167,8 @@ def _read_extension(body: Any, *, at: datetime) -> datetime:
 class HoldListView(ApiView):
     """POST places a hold, GET lists the ledger's holds, newest first."""
 
+    query_parameters = None
+
     operations: ClassVar[dict[str, tuple[str, bool]]] = {"POST": ("hold.place", True)}
 
     def post(self, request: Request) -> HttpResponse:

@@ -18,6 +18,7 @@ from ledger.selectors.periods import (
     periods_get,
 )
 from ledger.services.periods import period_close, period_reopen
+from payflow.api.filters import PAGING
 from payflow.api.pagination import page, read_id_cursor, read_limit
 from payflow.api.rendering import render_problem
 from payflow.api.shapes import MAX_DESCRIPTION, Shape, shape_errors
@@ -55,6 +56,8 @@ def period_change_json(change: Change) -> dict[str, Any]:
 
 class PeriodsView(ApiView):
     """How far the ledger is closed, and its closings and reopenings, newest first."""
+
+    query_parameters = PAGING
 
     def get(self, request: Request) -> Response:
         """The state and a page of the history."""

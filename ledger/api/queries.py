@@ -67,6 +67,8 @@ class Query(Shape):
 class ReportView(ApiView):
     """A view that answers with JSON or a file, as ``?format=`` says."""
 
+    query_parameters = None
+
     def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
         """Takes every ``Accept``: the parameter decides, and errors are JSON."""
         return super().perform_content_negotiation(request, force=True)

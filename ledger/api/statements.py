@@ -34,6 +34,8 @@ def _missing() -> ProblemError:
 class AccountBalanceView(ApiView):
     """The balance of one account at one instant, as recorded at another."""
 
+    query_parameters = None
+
     def get(self, request: Request, account_id: str) -> Response:
         """What was true then, as far as it was known then."""
         query = Query(request.query_params)

@@ -29,6 +29,8 @@ CREATE = ("transfer.create", True)
 class TransferListView(ApiView):
     """POST makes a transfer, GET lists the ledger's transfers, newest first."""
 
+    query_parameters = None
+
     operations: ClassVar[dict[str, tuple[str, bool]]] = {"POST": CREATE}
 
     def post(self, request: Request) -> HttpResponse:

@@ -5,11 +5,12 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
+from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from ledger.selectors.finding import FoundPage
-from payflow.api.filters import ListQuery
+from payflow.api.filters import ListQuery, refuse_other_parameters
 from payflow.api.parsing import (
     DEFAULT_BODY_LIMIT,
     request_json,
@@ -27,10 +28,13 @@ class ApiView(APIView):
     ``operations`` names, by HTTP method, the operations that the idempotency
     middleware looks after: a name for the fingerprint, and whether a key is demanded.
     ``body_limit`` is the name of the setting that limits its bodies.
+    ``query_parameters`` are those that its GET takes, each once at most; ``None`` if it
+    reads them all itself, as strictly. The other methods take none.
     """
 
     operations: ClassVar[dict[str, tuple[str, bool]]] = {}
     body_limit: ClassVar[str] = DEFAULT_BODY_LIMIT
+    query_parameters: ClassVar[tuple[str, ...] | None] = ()
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
@@ -40,6 +44,17 @@ class ApiView(APIView):
         view.operations = cls.operations
         view.body_limit = cls.body_limit
         return view
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Lets the client in, and refuses query parameters that nobody reads.
+
+        Raises:
+            ProblemError: ``invalid_request``; whatever the authentication raises.
+        """
+        super().initial(request, *args, **kwargs)
+        taken = self.query_parameters if request.method in ("GET", "HEAD") else ()
+        if taken is not None:
+            refuse_other_parameters(request.query_params, taken=taken)
 
     def body(self) -> Any:
         """The request's strict JSON."""

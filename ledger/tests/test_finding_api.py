@@ -1,14 +1,20 @@
 """Finding by HTTP: strict filters, cursors that keep them, references of any form."""
 
+import re
+from datetime import timedelta
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
 
+from ledger.api import urls
+from ledger.enums import Permission
+from ledger.models import ApiClient, Ledger
 from ledger.selectors import finding
 from ledger.tests.factories import AccountFactory, move
 from ledger.tests.holds import place
 from ledger.tests.test_api import Api, field_codes, problem
+from payflow.clock import format_instant, now
 from payflow.ids import new_id
 from payflow.money import MAX_AMOUNT
 
@@ -70,6 +76,8 @@ def walk(api: Api, path: str, **parameters: Any) -> list[dict[str, Any]]:
         ("transfers", "limit=5&limit=5", {"limit": "repeated"}),
         ("accounts", "status=lapsed", {"status": "not_a_choice"}),
         ("holds", "status=open", {"status": "not_a_choice"}),
+        ("scheduled-transfers", "status=active", {"status": "not_a_choice"}),
+        ("scheduled-transfers", "due=x", {"due": "unknown_field"}),
         ("accounts", "reference=", {"reference": "empty"}),
         ("accounts", "reference=%00", {"reference": "null_character"}),
         ("accounts", "metadata.a=%00", {"metadata.a": "null_character"}),
@@ -108,6 +116,43 @@ def test_a_filter_of_the_wrong_form_is_refused_by_its_name(api, path, query, exp
     assert field_codes(api.get(f"/v1/{path}?{query}")) == expected
 
 
+#: A path of every GET, with what its parameters in the path are replaced by.
+GETS = sorted(
+    re.sub(r"<[^>]*>", NOBODY, str(route.pattern))
+    for route in urls.urlpatterns
+    if hasattr(route.callback.view_class, "get")
+)
+
+
+@pytest.mark.parametrize("path", GETS)
+def test_no_get_takes_a_parameter_that_it_does_not_know_or_one_twice(api, path):
+    account = AccountFactory(ledger=api.ledger)
+    path = path.replace(NOBODY, str(account.id))
+
+    refused = field_codes(api.get(f"/{path}?cursr=x&cursr=y"))
+
+    assert refused.get("cursr") in ("unknown_field", "repeated")
+    assert field_codes(api.get(f"/{path}?cursr="))["cursr"] == "unknown_field"
+    assert api.get(f"/{path}").status_code in (200, 400, 404)
+
+
+@pytest.mark.parametrize("path", ["assets", "periods"])
+def test_the_page_size_and_the_cursor_are_given_once(api, path):
+    assert api.get(f"/v1/{path}?limit=5").status_code == 200
+    assert field_codes(api.get(f"/v1/{path}?limit=5&limit=6")) == {"limit": "repeated"}
+
+
+def test_a_dry_run_that_is_asked_for_in_the_url_moves_nothing(api):
+    a = AccountFactory(ledger=api.ledger, balance=5)
+    b = AccountFactory(ledger=api.ledger)
+    body = {"from_account_id": str(a.id), "to_account_id": str(b.id), "amount": 5}
+
+    refused = api.send("/v1/transfers?dry_run=true", body, key="k")
+
+    assert field_codes(refused) == {"dry_run": "unknown_field"}
+    assert api.send("/v1/transfers", body, key="k").status_code == 201
+
+
 def test_an_entries_filter_is_refused_by_its_name_too(api):
     account = AccountFactory(ledger=api.ledger)
     path = f"/v1/accounts/{account.id}/entries"
@@ -117,7 +162,7 @@ def test_an_entries_filter_is_refused_by_its_name_too(api):
 
 
 @pytest.mark.parametrize(
-    "instant", ["1970-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"]
+    "instant", ["1970-01-01T00:00:00Z", "9998-12-31T23:59:59.999999Z"]
 )
 @pytest.mark.parametrize("path", ["accounts", "transfers", "holds", "entries"])
 def test_the_first_and_the_last_instant_can_be_asked_for(api, path, instant):
@@ -127,6 +172,53 @@ def test_the_first_and_the_last_instant_can_be_asked_for(api, path, instant):
     for name in ("created_from", "created_to"):
         assert api.get(url(f"/v1/{path}", **{name: instant})).status_code == 200
     assert api.get(url("/v1/transfers", effective_from=instant)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "instant",
+    [
+        "1970-01-01T00:00:00Z",
+        "9998-12-31T23:59:59.999999Z",
+        "9999-01-01T00:00:00Z",
+        "9999-12-31T23:59:59Z",
+    ],
+)
+@pytest.mark.parametrize("zone", ["Asia/Kathmandu", "America/Los_Angeles"])
+def test_no_instant_of_a_client_is_too_much_for_a_ledger(api, zone, instant):
+    Ledger.objects.filter(id=api.ledger.id).update(time_zone=zone)
+    permissions = [Permission.CLOSE_PERIOD, Permission.REOPEN_PERIOD]
+    ApiClient.objects.filter(ledger_id=api.ledger.id).update(permissions=permissions)
+    a = AccountFactory(ledger=api.ledger, balance=100)
+    b = AccountFactory(ledger=api.ledger)
+    posting = {"from_account_id": str(a.id), "to_account_id": str(b.id), "amount": 1}
+    soon = format_instant(now() + timedelta(days=1))
+    hold = api.send("/v1/holds", posting).json()["id"]
+    sent = [
+        ("transfers", {**posting, "effective_at": instant}),
+        ("holds", {**posting, "expires_at": instant}),
+        (f"holds/{hold}/extend", {"expires_at": instant}),
+        ("scheduled-transfers", {**posting, "due_at": instant}),
+        ("scheduled-transfers", {**posting, "due_at": soon, "retry_until": instant}),
+        (
+            "scheduled-transfers",
+            {**posting, "due_at": instant, "retry_until": instant},
+        ),
+        ("periods/close", {"before": instant}),
+        ("periods/reopen", {"before": instant, "reason": "late"}),
+    ]
+
+    statuses = [api.send(f"/v1/{path}", body).status_code for path, body in sent]
+    is_too_late = instant.startswith("9999")
+    for status in statuses:
+        assert status == 400 if is_too_late else status in (200, 201, 409, 422)
+    shown = [
+        url("/v1/holds", expires_from=instant),
+        url("/v1/transfers", effective_to=instant),
+        url("/v1/scheduled-transfers", created_to=instant, due_from=instant),
+        "/v1/periods",
+    ]
+    wanted = 400 if is_too_late else 200
+    assert [api.get(path).status_code for path in shown] == [wanted] * 3 + [200]
 
 
 def test_filters_are_read_and_combined(api):

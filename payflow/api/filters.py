@@ -20,6 +20,7 @@ from payflow.api.shapes import (
     MAX_METADATA_KEY,
     MAX_METADATA_VALUE,
     Shape,
+    shape_errors,
 )
 from payflow.ids import parse_id
 from payflow.money import MAX_AMOUNT
@@ -27,7 +28,9 @@ from payflow.money import MAX_AMOUNT
 #: Each name doubles the number of values that are looked for.
 MAX_METADATA_FILTERS = 3
 _METADATA = "metadata."
-_PAGING = ("limit", "cursor")
+#: The parameters of a list without filters.
+PAGING = ("limit", "cursor")
+_ONCE = "Give it once."
 _AMOUNT = re.compile(r"[1-9][0-9]{0,15}")
 
 
@@ -52,7 +55,7 @@ class ListQuery(Shape):
         self._kind = kind
         self.limit = read_limit(parameters)
         self._key: str | None = None
-        filters = {k: str(v) for k, v in parameters.items() if k not in _PAGING}
+        filters = {k: str(v) for k, v in parameters.items() if k not in PAGING}
         cursor = parameters.get("cursor")
         if cursor is not None:
             self._key, kept = parse_cursor(cursor, kind=kind)
@@ -65,9 +68,8 @@ class ListQuery(Shape):
                 )
         self._filters = filters
         super().__init__(filters)
-        for name, values in parameters.lists():
-            if len(values) > 1:
-                self.fail(name, "repeated", "Give it once.")
+        for name in _repeated(parameters):
+            self.fail(name, "repeated", _ONCE)
         for name, value in filters.items():
             if "\x00" in name + value:
                 self.fail(name, "null_character", "U+0000 cannot be stored.")
@@ -167,6 +169,25 @@ class ListQuery(Shape):
             message = f"At most {MAX_METADATA_FILTERS} names of metadata."
             self.fail("metadata", "too_long", message)
         return tuple(found)
+
+
+def refuse_other_parameters(parameters: QueryDict, *, taken: Iterable[str]) -> None:
+    """Refuses what is not taken, or is given twice: it would be ignored otherwise.
+
+    Raises:
+        ProblemError: ``invalid_request`` with every such parameter.
+    """
+    unknown = [name for name in parameters if name not in taken]
+    errors = [
+        (name, "unknown_field", "This field is not known here.") for name in unknown
+    ]
+    errors += [(name, "repeated", _ONCE) for name in _repeated(parameters)]
+    if errors:
+        raise shape_errors(errors)
+
+
+def _repeated(parameters: QueryDict) -> list[str]:
+    return [name for name, values in parameters.lists() if len(values) > 1]
 
 
 def _canonical(filters: dict[str, str]) -> str:

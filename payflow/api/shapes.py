@@ -30,6 +30,8 @@ _INSTANT = re.compile(
     r"(?P<second>[0-9]{2})(?P<fraction>\.[0-9]{1,9})?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: From here on, no instant can be told in every time zone, or be added to.
+_LAST_YEAR = datetime(9999, 1, 1, tzinfo=UTC)
 
 _MISSING = object()
 
@@ -239,9 +241,9 @@ class Shape:
             except (ValueError, OverflowError):
                 pass  # A date, time or offset that no calendar or clock has.
             else:
-                if instant >= _EPOCH:
+                if _EPOCH <= instant < _LAST_YEAR:
                     return instant
-                message = "Not before 1970."
+                message = "From 1970 to 9998."
         self.fail(name, "not_an_instant", message)
         return None
 
