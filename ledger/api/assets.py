@@ -17,6 +17,7 @@ from ledger.services.assets import (
     AssetRequest,
     asset_create,
 )
+from payflow.api.filters import PAGING
 from payflow.api.pagination import page, read_cursor, read_limit
 from payflow.api.shapes import Shape
 from payflow.clock import format_instant
@@ -61,12 +62,15 @@ def read_asset(body: Any) -> AssetRequest:
             or 0
         ),
     )
+    shape.boolean("dry_run", default=False)
     shape.finish()
     return request
 
 
 class AssetListView(ApiView):
     """POST makes an asset, GET lists the ledger's assets by code."""
+
+    query_parameters = PAGING
 
     operations: ClassVar[dict[str, tuple[str, bool]]] = {
         "POST": ("asset.create", False)

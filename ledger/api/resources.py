@@ -188,6 +188,7 @@ def read_account(body: Any) -> AccountRequest:
             "payout_destination", maximum=MAX_DESTINATION, empty=False
         ),
     )
+    shape.boolean("dry_run", default=False)
     shape.finish()
     return request
 
@@ -210,5 +211,6 @@ def read_account_changes(body: Any) -> dict[str, Any]:
         changes["payout_destination"] = shape.text(
             "payout_destination", maximum=MAX_DESTINATION, empty=False
         )
+    shape.boolean("dry_run", default=False)
     shape.finish()
     return changes

@@ -146,11 +146,23 @@ def test_a_dry_run_that_is_false_is_in_earnest_and_part_of_the_request(books):
     assert problem(other)["differing_fields"] == ["dry_run"]
 
 
-def test_where_nothing_can_be_tried_the_field_is_not_known(books):
-    body = {"currency": "USD", "dry_run": True}
+def test_making_and_changing_accounts_and_assets_can_be_tried(books):
+    path = f"/v1/accounts/{books.source.id}"
+    asset = {"code": "GOLD", "name": "Gold", "exponent": 3, "dry_run": True}
     before = books.contents()
 
-    assert field_codes(books.send("/v1/accounts", body)) == {"dry_run": "unknown_field"}
+    made = books.send("/v1/accounts", {"currency": "USD", "dry_run": True})
+    changed = books.send(path, {"owner_name": "Ada", "dry_run": True}, method="patch")
+    asset_made = books.send("/v1/assets", asset)
+
+    assert [r.status_code for r in (made, changed, asset_made)] == [200] * 3
+    assert (made.json()["id"], made.json()["currency"]) == (None, "USD")
+    assert changed.json()["id"] == str(books.source.id)
+    assert changed.json()["owner_name"] == "Ada"
+    assert (asset_made.json()["id"], asset_made.json()["code"]) == (None, "GOLD")
+    for response in (made, changed, asset_made):
+        assert response.json()["dry_run"] is True
+        assert "Location" not in response
     assert books.contents() == before
 
 
