@@ -352,22 +352,22 @@ def planned(big_books: BigBooks) -> BigBooks:
 
 
 @pytest.mark.parametrize(
-    ("filters", "count"),
+    ("filters", "count", "goes_on"),
     [
-        ({}, 50),
-        ({"reference": "s/7"}, 1),
-        ({"reference": "none"}, 0),
-        ({"reference_prefix": "s/77"}, 50),
-        ({"status": "scheduled"}, 5),
-        ({"status": "posted"}, 0),
-        ({"account_id": UUID(int=0)}, 0),
-        ({"metadata": (("n", "7"),)}, 1),
-        ({"due": (None, datetime(2020, 1, 1, tzinfo=UTC))}, 0),
+        ({}, 50, True),
+        ({"reference": "s/7"}, 1, False),
+        ({"reference": "none"}, 0, False),
+        ({"reference_prefix": "s/77"}, 50, True),
+        ({"status": "scheduled"}, 5, False),
+        ({"status": "posted"}, 0, True),
+        ({"account_id": UUID(int=0)}, 0, True),
+        ({"metadata": (("n", "7"),)}, 1, False),
+        ({"due": (None, datetime(2020, 1, 1, tzinfo=UTC))}, 0, True),
     ],
 )
 @pytest.mark.parametrize("is_analyzed", [False, True])
 def test_every_page_of_scheduled_transfers_is_bounded(
-    planned, filters, count, is_analyzed
+    planned, filters, count, goes_on, is_analyzed
 ):
     if is_analyzed:
         with connection.cursor() as cursor:
@@ -382,8 +382,9 @@ def test_every_page_of_scheduled_transfers_is_bounded(
         )
     )
 
-    assert len(page) == count
-    assert buffers <= BUFFERS_PER_ROW * SCAN_ROWS
+    # What no index finds is looked for among so many rows, and then by the next page.
+    assert (len(page), page.after is not None) == (count, goes_on)
+    assert buffers <= SCAN_ROWS // 2, buffers
 
 
 @pytest.mark.parametrize("is_analyzed", [False, True])
