@@ -84,11 +84,9 @@ def transfer_reverse(
     Refused for the first of: ``transfer_not_reversible``,
     ``reversal_exceeds_transfer``, ``exchange_reversed_whole``,
     ``payout_reversed_whole``, ``payout_settled``, ``payout_in_progress``, and then as
-    any transfer (``ledger.engine.refusals``).
-
-    What has become a payout account takes nothing back (``payout_account_cannot_be_``
-    ``refunded``): the money would leave for its bank. A refused forced reversal may
-    leave the receivables account newly made, and empty.
+    any transfer (``ledger.engine.refusals``); there stands
+    ``payout_account_takes_no_refund`` too. A refused forced reversal may leave the
+    receivables account newly made, and empty.
 
     Returns:
         The reversal, a transfer of its own, or the problem that refused it.
@@ -137,7 +135,7 @@ def transfer_reverse(
             return problem
 
     sources, postings = _postings_back(batch, wanted, amounts, receivables)
-    # One more posting than was asked for is what receivables pay; or one is theirs.
+    # Where somebody else pays than whom the money went to, receivables do.
     is_short = any(
         posting.from_account_id != to_account_id
         for posting, to_account_id in zip(
