@@ -76,7 +76,7 @@ class Batch:
 
     Args:
         ledger_id: the ledger.
-        actor: who asks, for the record.
+        actor: who asks, for the record; see :meth:`act_for`.
         now: the interface's clock, against which ``effective_at`` is judged.
         idempotency_key: the key of the request, for the record.
 
@@ -94,7 +94,7 @@ class Batch:
     ) -> None:
         require_transaction()
         self.ledger_id = ledger_id
-        self._actor = actor
+        self._actors = [actor]
         self._now = now
         self._key = idempotency_key
         self.accounts: dict[UUID, LockedAccount] = {}
@@ -107,6 +107,11 @@ class Batch:
         self._without_lapsed: set[UUID] = set()
         self._requests: list[TransferRequest] = []
         self._balances: list[tuple[BalanceAfter, ...]] = []
+
+    def act_for(self, actor: Actor) -> None:
+        """Says who asks for all that follows: requests of several share a batch."""
+        if actor != self._actors[-1]:
+            self._actors.append(actor)
 
     def lock(self, account_ids: Iterable[UUID]) -> None:
         """Locks the accounts and reads what limits them. Once, before all else."""
@@ -222,9 +227,19 @@ class Batch:
         if self._velocity:
             self._velocity.count(self._counted(request, hold))
         touched: dict[UUID, LockedAccount] = {}
-        rows = self._rows
+        rows, by = self._rows, len(self._actors)
         rows.tasks.append(
-            (new_id(), TaskKind.TRANSFER_POSTED, request.id, 0, None, None, None, None)
+            (
+                new_id(),
+                TaskKind.TRANSFER_POSTED,
+                request.id,
+                0,
+                None,
+                None,
+                None,
+                None,
+                by,
+            )
         )
         for number, posting in enumerate(request.postings, start=1):
             source = self.accounts[posting.from_account_id]
@@ -260,6 +275,7 @@ class Batch:
                         target.payout_destination,
                         posting.amount,
                         target.currency,
+                        by,
                     )
                 )
         rows.transfers.append(
@@ -273,6 +289,7 @@ class Batch:
                 request.effective_at,
                 request.idempotency_key,
                 _origin(request),
+                by,
             )
         )
         self._requests.append(request)
@@ -312,6 +329,7 @@ class Batch:
                 request.description,
                 json.dumps(dict(request.metadata)),
                 *expiry,
+                len(self._actors),
             )
         )
         for number, posting in enumerate(request.postings, start=1):
@@ -407,8 +425,8 @@ class Batch:
         expiry: tuple[datetime | None, timedelta | None] = (None, None),
         reason: str = "",
     ) -> None:
-        event_id = new_id()
-        self._rows.hold_tasks.append((new_id(), TaskKind(f"hold.{kind}"), event_id))
+        event_id, by = new_id(), len(self._actors)
+        self._rows.hold_tasks.append((new_id(), TaskKind(f"hold.{kind}"), event_id, by))
         self._rows.hold_events.append(
             (
                 event_id,
@@ -419,6 +437,7 @@ class Batch:
                 transfer_id,
                 *expiry,
                 reason,
+                by,
             )
         )
 
@@ -472,7 +491,7 @@ class Batch:
         return writing.write(
             rows,
             ledger_id=self.ledger_id,
-            actor=self._actor,
+            actors=self._actors,
             idempotency_key=self._key,
             not_before=max(times, default=None),
             tasks_are_done=tasks_are_done,

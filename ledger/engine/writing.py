@@ -6,6 +6,7 @@ parts for holds, reversals and usage are there only when the batch has some: the
 transfer's statement stays short.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -45,12 +46,20 @@ def write(
     rows: Rows,
     *,
     ledger_id: UUID,
-    actor: Actor,
+    actors: Sequence[Actor],
     idempotency_key: str | None,
     not_before: datetime | None,
     tasks_are_done: bool,
 ) -> datetime:
     """Writes the rows and returns the recording time.
+
+    Args:
+        rows: what to write.
+        ledger_id: the ledger of all of it.
+        actors: who asked; the rows' ``by`` count them from 1.
+        idempotency_key: of the rows that have none of their own.
+        not_before: what the recording time must not precede.
+        tasks_are_done: write ``transfer.posted`` tasks as done already.
 
     Raises:
         RuntimeError: a locked row was not there to be updated; roll back.
@@ -61,10 +70,10 @@ def write(
     parameters: dict[str, Any] = {
         "ledger_id": ledger_id,
         "not_before": not_before,
-        "client_id": actor.client_id,
-        "key_id": actor.key_id,
-        "actor": actor.label,
-        "request_id": actor.request_id,
+        "client_ids": [actor.client_id for actor in actors],
+        "key_ids": [actor.key_id for actor in actors],
+        "actors": [actor.label for actor in actors],
+        "request_ids": [actor.request_id for actor in actors],
         "idempotency_key": idempotency_key,
         "posted_state": "done" if tasks_are_done else "pending",
     }
@@ -88,6 +97,12 @@ def write(
     return recorded_at
 
 
+# Actor, client, key and request of a row. There are as many actors as requests that
+# share the batch, so an array is the shortest table.
+_WHO = """(%(actors)s::text[])[r.by], (%(client_ids)s::uuid[])[r.by],
+            (%(key_ids)s::uuid[])[r.by], (%(request_ids)s::text[])[r.by]"""
+
+
 class _Part:
     """One CTE: what it does with rows whose columns have these names and types."""
 
@@ -107,13 +122,14 @@ class _Part:
         )
         names = ", ".join(column for column, _ in self._columns)
         source = f"unnest({arrays}) AS r ({names})"
-        return f"{name} AS ({self._sql.format(rows=source)})"
+        return f"{name} AS ({self._sql.format(rows=source, who=_WHO)})"
 
 
 _PARTS = {
     "transfers": _Part(
         "id uuid, kind text, posting_count int, reference text, description text,"
-        " metadata text, effective_at timestamptz, idempotency_key text, origin jsonb",
+        " metadata text, effective_at timestamptz, idempotency_key text, origin jsonb,"
+        " by int",
         """
         INSERT INTO ledger_transfer (
             ledger_id, id, kind, posting_count, reference, description, metadata,
@@ -123,7 +139,7 @@ _PARTS = {
         SELECT %(ledger_id)s::uuid, r.id, r.kind, r.posting_count, r.reference,
             r.description, r.metadata::jsonb,
             least(coalesce(r.effective_at, clock.at), clock.at), clock.at,
-            %(actor)s, %(client_id)s::uuid, %(key_id)s::uuid, %(request_id)s,
+            {who},
             coalesce(r.idempotency_key, %(idempotency_key)s),
             (r.origin ->> 'reverses_transfer_id')::uuid,
             (r.origin ->> 'hold_id')::uuid,
@@ -153,7 +169,7 @@ _PARTS = {
     ),
     "tasks": _Part(
         "id uuid, kind text, transfer_id uuid, posting_number int, account_id uuid,"
-        " destination text, amount bigint, currency text",
+        " destination text, amount bigint, currency text, by int",
         """
         INSERT INTO outbox_task (
             ledger_id, id, kind, transfer_id, posting_number, account_id,
@@ -166,7 +182,7 @@ _PARTS = {
             clock.at, clock.at,
             CASE WHEN r.kind = 'transfer.posted' AND %(posted_state)s = 'done'
                 THEN clock.at END,
-            %(request_id)s
+            (%(request_ids)s::text[])[r.by]
         FROM clock, {rows}
         """,
         always=True,
@@ -190,7 +206,7 @@ _PARTS = {
     ),
     "holds": _Part(
         "id uuid, posting_count int, reference text, description text, metadata text,"
-        " expires_at timestamptz, lifetime interval",
+        " expires_at timestamptz, lifetime interval, by int",
         """
         INSERT INTO ledger_hold (
             ledger_id, id, posting_count, reference, description, metadata,
@@ -198,8 +214,7 @@ _PARTS = {
             idempotency_key)
         SELECT %(ledger_id)s::uuid, r.id, r.posting_count, r.reference,
             r.description, r.metadata::jsonb,
-            coalesce(r.expires_at, clock.at + r.lifetime), clock.at, %(actor)s,
-            %(client_id)s::uuid, %(key_id)s::uuid, %(request_id)s,
+            coalesce(r.expires_at, clock.at + r.lifetime), clock.at, {who},
             %(idempotency_key)s
         FROM clock, {rows}
         """,
@@ -243,25 +258,26 @@ _PARTS = {
     ),
     "hold_events": _Part(
         "id uuid, hold_id uuid, kind text, captured bigint, released bigint,"
-        " transfer_id uuid, expires_at timestamptz, lifetime interval, reason text",
+        " transfer_id uuid, expires_at timestamptz, lifetime interval, reason text,"
+        " by int",
         """
         INSERT INTO ledger_hold_event (
             ledger_id, id, hold_id, kind, captured, released, transfer_id,
             expires_at, reason, actor, client_id, key_id, request_id, created_at)
         SELECT %(ledger_id)s::uuid, r.id, r.hold_id, r.kind, r.captured, r.released,
             r.transfer_id, coalesce(r.expires_at, clock.at + r.lifetime), r.reason,
-            %(actor)s, %(client_id)s::uuid, %(key_id)s::uuid, %(request_id)s,
+            {who},
             clock.at
         FROM clock, {rows}
         """,
     ),
     "hold_tasks": _Part(
-        "id uuid, kind text, hold_event_id uuid",
+        "id uuid, kind text, hold_event_id uuid, by int",
         """
         INSERT INTO outbox_task (
             ledger_id, id, kind, hold_event_id, due_at, created_at, request_id)
         SELECT %(ledger_id)s::uuid, r.id, r.kind, r.hold_event_id, clock.at, clock.at,
-            %(request_id)s
+            (%(request_ids)s::text[])[r.by]
         FROM clock, {rows}
         """,
     ),

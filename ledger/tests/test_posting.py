@@ -8,7 +8,11 @@ from django.test.utils import CaptureQueriesContext
 
 from ledger.enums import AccountKind, AccountStatus, TransferKind
 from ledger.models import Account, Entry, Transfer
-from ledger.services.posting import MAX_TRANSFERS, transfers_post
+from ledger.services.posting import (
+    MAX_TRANSFERS,
+    transfers_post,
+    transfers_post_together,
+)
 from ledger.services.reversals import payout_give_back
 from ledger.tests.factories import (
     ACTOR,
@@ -22,6 +26,7 @@ from ledger.tests.factories import (
 from ledger.types import PostedTransfer, PostingRequest, TransferRequest
 from outbox.enums import TaskKind, TaskState
 from outbox.models import OutboxTask
+from payflow.actors import Actor
 from payflow.clock import now
 from payflow.errors import Problem
 from payflow.ids import new_id
@@ -346,6 +351,36 @@ def test_every_transfer_has_one_posted_task_and_one_payout_per_payout_posting():
         ("payout", 3, 30, "iban-1", "pending"),
         ("transfer.posted", 0, None, None, "pending"),
     ]
+
+
+def test_transfers_of_several_actors_each_record_their_own():
+    ledger = LedgerFactory()
+    source = AccountFactory(ledger=ledger, balance=100)
+    bank = AccountFactory(ledger=ledger, payout_destination="DE00")
+    shop = Actor("client:shop", new_id(), new_id(), "request-1")
+    app = Actor("client:app", new_id(), new_id(), "request-2")
+    requests = [
+        transfer_request(source, bank, amount, idempotency_key=f"key-{amount}")
+        for amount in (1, 101, 2, 3)
+    ]
+
+    outcomes = transfers_post_together(
+        ledger_id=ledger.id,
+        requests=list(zip(requests, (shop, app, app, shop), strict=True)),
+        now=now(),
+    )
+
+    assert [isinstance(outcome, Problem) for outcome in outcomes] == [0, 1, 0, 0]
+    for request, actor in zip(
+        (requests[0], requests[2], requests[3]), (shop, app, shop), strict=True
+    ):
+        transfer = Transfer.objects.get(ledger_id=ledger.id, id=request.id)
+        assert transfer.actor == actor.label
+        assert (transfer.client_id, transfer.key_id) == (actor.client_id, actor.key_id)
+        assert transfer.request_id == actor.request_id
+        assert transfer.idempotency_key == request.idempotency_key
+        tasks = OutboxTask.objects.filter(ledger_id=ledger.id, transfer_id=request.id)
+        assert [task.request_id for task in tasks] == [actor.request_id] * 2
 
 
 def test_bulk_books_write_their_posted_tasks_as_done_and_their_payouts_as_due():
