@@ -10,10 +10,14 @@ import binascii
 import hashlib
 import hmac
 import secrets
+import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from django.conf import settings
+from django.db import transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
@@ -30,6 +34,72 @@ PREFIX = "pf_"
 _HISTORY = "client_permissions"
 _SECRET_BYTES = 32
 _TOKEN_BYTES = 16 + 16 + _SECRET_BYTES
+#: The most keys whose principals a process keeps.
+MAX_KNOWN_KEYS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What PostgreSQL said of a valid key, and when it was asked."""
+
+    principal: Principal
+    expires_at: datetime | None
+    asked_at: datetime
+
+
+class KnownKeys:
+    """The valid keys that this process has seen in the last moments.
+
+    Each answer is believed for ``API_KEY_CACHE_SECONDS``, so a key that another process
+    revokes works here for up to that long. Only valid keys are kept, and of those only
+    the SHA-256 of the token.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, _Known] = {}
+        self._lock = threading.Lock()
+        #: How often all were forgotten.
+        self.generation = 0
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def find(self, digest: bytes, *, now: datetime) -> Principal | None:
+        """The principal of a key that was asked for just before and has not expired."""
+        known = self._known.get(digest)
+        if known is None:
+            return None
+        age = (now - known.asked_at).total_seconds()
+        if not 0 <= age < settings.API_KEY_CACHE_SECONDS:
+            return None
+        if known.expires_at is not None and known.expires_at <= now:
+            return None
+        return known.principal
+
+    def keep(self, digest: bytes, known: _Known, *, generation: int) -> None:
+        """Keeps a valid key, unless all were forgotten while PostgreSQL was asked.
+
+        Args:
+            digest: of the token.
+            known: what PostgreSQL said.
+            generation: as it was before PostgreSQL was asked.
+        """
+        with self._lock:
+            if generation != self.generation:
+                return
+            self._known.pop(digest, None)
+            if len(self._known) >= MAX_KNOWN_KEYS:
+                del self._known[next(iter(self._known))]
+            self._known[digest] = known
+
+    def forget(self) -> None:
+        """Forgets all keys: what is known of one of them has changed."""
+        with self._lock:
+            self.generation += 1
+            self._known.clear()
+
+
+known_keys = KnownKeys()
 
 
 def client_get_or_create(*, ledger_id: UUID, name: str) -> ApiClient:
@@ -55,7 +125,8 @@ def client_set_permissions(
 ) -> ApiClient:
     """Gives a client these permissions and no others; the history keeps each change.
 
-    They take effect with the client's next request, whichever of its keys it uses.
+    They take effect with the client's next request, whichever of its keys it uses; in
+    other processes within ``API_KEY_CACHE_SECONDS``.
 
     Raises:
         RuntimeError: no transaction is open.
@@ -67,6 +138,9 @@ def client_set_permissions(
     client = rows.select_for_update(of=("self",), no_key=True).get()
     if sorted(client.permissions) != wanted:
         rows.update(permissions=wanted)
+        # Now for the rest of this transaction, then for whoever asked meanwhile.
+        known_keys.forget()
+        transaction.on_commit(known_keys.forget)
         change_record(
             ledger_id=ledger_id,
             account_id=None,
@@ -110,10 +184,25 @@ def api_key_create(*, client: ApiClient, lifetime: timedelta | None = None) -> s
 def principal_of_token(*, token: str, now: datetime) -> Principal | None:
     """Who a key stands for, or ``None`` if it is unknown, revoked or expired.
 
+    A valid key is looked up once in ``API_KEY_CACHE_SECONDS``; see :class:`KnownKeys`.
+
     Args:
         token: the key as it was sent.
         now: the interface's clock.
     """
+    digest = hashlib.sha256(token.encode(errors="surrogatepass")).digest()
+    principal = known_keys.find(digest, now=now)
+    if principal is not None:
+        return principal
+    generation = known_keys.generation
+    known = _principal_in_database(token=token, now=now)
+    if known is None:
+        return None
+    known_keys.keep(digest, known, generation=generation)
+    return known.principal
+
+
+def _principal_in_database(*, token: str, now: datetime) -> _Known | None:
     try:
         encoded = token.removeprefix(PREFIX).encode("ascii")
         raw = base64.b64decode(
@@ -140,13 +229,14 @@ def principal_of_token(*, token: str, now: datetime) -> Principal | None:
         return None
     if row.expires_at is not None and row.expires_at <= now:
         return None
-    return Principal(
+    principal = Principal(
         ledger_id=ledger_id,
         client_id=row.client_id,
         client_name=row.client_name,
         key_id=key_id,
         permissions=frozenset(row.client_permissions),
     )
+    return _Known(principal, expires_at=row.expires_at, asked_at=now)
 
 
 def principal_of_client(*, ledger_slug: str, name: str) -> Principal | None:

@@ -183,6 +183,10 @@ REST_FRAMEWORK = {
 DATA_UPLOAD_MAX_MEMORY_SIZE = env.int("REQUEST_MAX_BYTES", 1_048_576)
 BATCH_MAX_BYTES = env.int("BATCH_MAX_BYTES", 16_777_216)
 
+# How long a web process believes what PostgreSQL said of a valid API key; 0 asks each
+# time. A revoked key works for up to this long.
+API_KEY_CACHE_SECONDS = env.float("API_KEY_CACHE_SECONDS", 1.0)
+
 # Answers API calls without a key, as the demo ledger's client. Only for a stack that
 # listens on loopback; production settings refuse it.
 DEMO_ACCESS_WITHOUT_KEY = env.bool("DEMO_ACCESS_WITHOUT_KEY", False)
