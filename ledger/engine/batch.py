@@ -32,6 +32,7 @@ from ledger.types import (
     TransferRequest,
 )
 from outbox.enums import TaskKind
+from outbox.handlers import kinds_to_wake_for
 from outbox.wakeup import wake_dispatcher
 from payflow.actors import Actor
 from payflow.db import require_transaction
@@ -444,7 +445,9 @@ class Batch:
     # --- Writing ------------------------------------------------------------------
 
     def write(self, *, tasks_are_done: bool = False) -> list[PostedTransfer]:
-        """Writes all that was added, in one statement; wakes the dispatcher at commit.
+        """Writes all that was added, in one statement.
+
+        At commit it wakes the dispatcher, if there are tasks that it should call for.
 
         Args:
             tasks_are_done: write ``transfer.posted`` tasks as done already; for bulk
@@ -456,7 +459,8 @@ class Batch:
         if not self._touched and not self._holds:
             return []
         recorded_at = self._write(tasks_are_done=tasks_are_done)
-        if self._rows.hold_tasks or (self._rows.tasks and not tasks_are_done):
+        kinds = {kind for _, kind, *_ in (*self._rows.tasks, *self._rows.hold_tasks)}
+        if not tasks_are_done and not kinds.isdisjoint(kinds_to_wake_for()):
             transaction.on_commit(wake_dispatcher, robust=True)
         return [
             self._posted(request, balances, recorded_at)

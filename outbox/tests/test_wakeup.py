@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
 from celery import Celery, current_app
@@ -13,8 +14,19 @@ from django.db import DatabaseError
 from redis import Redis
 from structlog.testing import capture_logs
 
+from ledger.services.posting import transfers_post
+from ledger.types import PostingRequest, TransferRequest
 from outbox import tasks, wakeup
 from outbox.dispatcher import Dispatcher, DrainReport
+from outbox.enums import TaskKind
+from outbox.tests.factories import (
+    ACTOR,
+    DESTINATION,
+    make_account,
+    make_task,
+)
+from payflow.clock import now
+from payflow.db import transaction_owner
 from payflow.ids import new_id
 
 
@@ -76,6 +88,26 @@ def test_a_commit_after_a_drain_started_publishes_anew(valkey: Redis) -> None:
     wakeup.wake_dispatcher()
 
     assert queued(valkey) == 2
+
+
+@pytest.mark.usefixtures("committed_db")
+@pytest.mark.parametrize(("destination", "wake_ups"), [(None, 0), (DESTINATION, 1)])
+def test_a_transfer_wakes_the_dispatcher_only_for_its_payouts(
+    valkey: Redis, ledger_id: UUID, destination: str | None, wake_ups: int
+) -> None:
+    make_task(ledger_id=ledger_id, kind=TaskKind.TRANSFER_POSTED)
+
+    with transaction_owner():
+        source = make_account(ledger_id, kind="equity", min_balance=None)
+        target = make_account(ledger_id, payout_destination=destination)
+        transfers_post(
+            ledger_id=ledger_id,
+            requests=[TransferRequest((PostingRequest(source.id, target.id, 1),))],
+            actor=ACTOR,
+            now=now(),
+        )
+
+    assert queued(valkey) == wake_ups
 
 
 def test_a_lost_wake_up_is_forgotten_in_time(valkey: Redis) -> None:
