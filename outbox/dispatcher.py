@@ -92,8 +92,8 @@ LEASE_SECONDS = 60
 DRAIN_SECONDS = 10.0
 #: Tasks with calls that one claim leases. Each call renews its own task's lease.
 PAYOUT_BATCH = 10
-#: Tasks without calls that one statement finishes, in some 60 ms. Fewer would cost more:
-#: each round looks at all that is due before it.
+#: Tasks without calls that one statement finishes, in some 60 ms. Fewer would cost more
+#: in all: each round begins with a look at all that is due.
 SET_BATCH = 5_000
 #: Ledgers and kinds looked at in one round; the others have their turn in the next.
 MAX_QUEUES_PER_ROUND = 200
