@@ -5,11 +5,13 @@ one handler built here. It writes to standard error, so that standard output bel
 to what a command prints: ``audit_ledger --json | jq`` works whatever is logged.
 """
 
+import json
 import logging
 import os
 import re
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -73,7 +75,7 @@ def build_logging(*, log_format: str, level: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        add_process_name,
+        _process_name_adder(),
         structlog.processors.format_exc_info,
     ]
     if os.environ.get("LOG_SENSITIVE") != "1":
@@ -92,12 +94,9 @@ def build_logging(*, log_format: str, level: str) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+        LineFormatter(
+            renderer=_console_renderer(on_terminal) if readable else render_json,
             foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                _console_renderer(on_terminal) if readable else _json_renderer(),
-            ],
         )
     )
     root = logging.getLogger()
@@ -110,23 +109,64 @@ def build_logging(*, log_format: str, level: str) -> None:
     logging.captureWarnings(True)
 
 
+class LineFormatter(structlog.stdlib.ProcessorFormatter):
+    """Makes a line of an event of structlog's, and of any other record.
+
+    Args:
+        renderer: from an event to its line.
+        foreign_pre_chain: what has happened to structlog's own events already.
+    """
+
+    def __init__(
+        self, *, renderer: Processor, foreign_pre_chain: list[Processor]
+    ) -> None:
+        super().__init__(
+            foreign_pre_chain=foreign_pre_chain,
+            processors=[self.remove_processors_meta, renderer],
+        )
+        self._renderer = renderer
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's line."""
+        if hasattr(record, "_logger") and isinstance(record.msg, dict):
+            # A renderer may take from what it is handed; other handlers see it too.
+            return str(self._renderer(None, record.levelname, record.msg.copy()))
+        return super().format(record)
+
+
 def redact(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
     """Replaces the values of ``SENSITIVE_NAMES``, at any depth, and quoted rows."""
     for name, value in event.items():
-        event[name] = REDACTED if _is_sensitive(name) else _redact_within(value)
+        if _is_sensitive(name):
+            event[name] = REDACTED
+        elif type(value) not in _PLAIN:
+            event[name] = _redact_within(value)
     for name in ("event", "exception"):
-        if isinstance(event.get(name), str):
-            event[name] = ROW_DETAIL.sub(rf"\1: {REDACTED}", event[name])
+        text = event.get(name)
+        if isinstance(text, str) and ("DETAIL:" in text or "CONTEXT:" in text):
+            event[name] = ROW_DETAIL.sub(rf"\1: {REDACTED}", text)
     return event
 
 
-def add_process_name(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+#: Values that hold no others.
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
+def _process_name_adder() -> Processor:
     """Says which program of the stack speaks: web, worker, beat."""
-    if name := os.environ.get("SUPERVISOR_PROCESS_NAME"):
-        event["process"] = name
-    return event
+    process = os.environ.get("SUPERVISOR_PROCESS_NAME")
+
+    def add_process_name(
+        logger: WrappedLogger, method: str, event: EventDict
+    ) -> EventDict:
+        if process:
+            event["process"] = process
+        return event
+
+    return add_process_name
 
 
+@lru_cache(maxsize=1_024)
 def _is_sensitive(name: object) -> bool:
     if not isinstance(name, str):
         return False
@@ -145,8 +185,12 @@ def _redact_within(value: Any) -> Any:
     return value
 
 
-def _json_renderer() -> Processor:
-    return structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
+_JSON = json.JSONEncoder(default=str, ensure_ascii=False)
+
+
+def render_json(logger: WrappedLogger, method: str, event: EventDict) -> str:
+    """The event as one line of JSON."""
+    return _JSON.encode(event)
 
 
 def _console_renderer(on_terminal: bool) -> Processor:

@@ -116,3 +116,37 @@ def test_ids_and_counts_are_logged() -> None:
 def test_an_unknown_setting_is_refused(log_format: str, level: str) -> None:
     with pytest.raises(ValueError, match="use"):
         build_logging(log_format=log_format, level=level)
+
+
+def test_a_name_is_judged_the_same_each_time() -> None:
+    for name in ("amount", "Amount", "transfer_id", "amount", "transfer_id"):
+        event = redact(None, "info", {"event": "e", name: "x"})
+
+        assert event[name] == (REDACTED if name.lower() == "amount" else "x")
+
+
+@pytest.mark.parametrize("holder", [dict, lambda d: [d], lambda d: ({"in": d},)])
+def test_no_holder_hides_a_value(holder: Any) -> None:
+    event = redact(None, "info", {"event": "e", "given": holder({"amount": 5})})
+
+    assert "5" not in str(event)
+
+
+def test_a_line_for_one_handler_is_whole_for_the_next() -> None:
+    lines = events(
+        "import sys\n"
+        "root = logging.getLogger()\n"
+        "root.addHandler(root.handlers[0].__class__(sys.stderr))\n"
+        "root.handlers[1].setFormatter(root.handlers[0].formatter)\n"
+        "structlog.get_logger('x').info('said_twice', n=1)"
+    )
+
+    assert lines[0] == lines[1]
+    assert lines[0]["event"] == "said_twice"
+
+
+def test_a_dictionary_of_another_library_is_a_text() -> None:
+    [event] = events("logging.getLogger('x').warning({'n': 1})")
+
+    assert event["event"] == "{'n': 1}"
+    assert event["level"] == "warning"
