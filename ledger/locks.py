@@ -8,10 +8,12 @@ cannot deadlock on them.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from typing import Any
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import BooleanField, ExpressionWrapper, Q
+from django.db.models import BooleanField, ExpressionWrapper, Lookup, Q, UUIDField
 from django.db.models.functions import Now
 
 from ledger.enums import AccountKind, ScheduledStatus
@@ -24,9 +26,22 @@ from ledger.models import (
     ScheduledTransfer,
 )
 from payflow.db import require_transaction
+from payflow.statements import run_prepared, uuids
 
 
-@dataclass(slots=True)
+@UUIDField.register_lookup
+class _Any(Lookup):
+    """``field__any=ids``: one array instead of a placeholder for each."""
+
+    lookup_name = "any"
+    prepare_rhs = False
+
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, Any]:
+        column, parameters = self.process_lhs(compiler, connection)
+        return f"{column} = ANY (%s)", (*parameters, self.rhs)
+
+
+@dataclass(slots=True, eq=False)
 class LockedAccount:
     """An account's state under its lock, on which the engine computes.
 
@@ -79,6 +94,7 @@ _FIELDS = (
     "last_entry_at",
     "has_velocity_limits",
 )
+_ANY_ID = UUID(int=0)
 _DEBIT_NORMAL = {kind.value: kind.is_debit_normal for kind in AccountKind}
 
 
@@ -96,16 +112,26 @@ def lock_accounts(
         change, and lets others' foreign keys refer to the account meanwhile.
     """
     require_transaction()
-    rows = (
-        Account.objects.filter(ledger_id=ledger_id, id__in=sorted(set(account_ids)))
+    ids = list({account_id.bytes for account_id in account_ids})
+    return {
+        row[0]: LockedAccount(row[0], row[1], _DEBIT_NORMAL[row[2]], *row[3:])
+        for row in run_prepared(_accounts_query(), [ledger_id, uuids(ids)])
+    }
+
+
+@cache
+def _accounts_query() -> str:
+    """Django's query as a text to prepare: making it costs more than running it."""
+    query = (
+        Account.objects.filter(ledger_id=_ANY_ID)
+        .filter(id__any=[_ANY_ID])
         .order_by("id")
         .select_for_update(of=("self",), no_key=True)
         .values_list(*_FIELDS)
     )
-    return {
-        row[0]: LockedAccount(row[0], row[1], _DEBIT_NORMAL[row[2]], *row[3:])
-        for row in rows
-    }
+    sql, parameters = query.query.sql_with_params()
+    assert parameters == (_ANY_ID, [_ANY_ID]), "the ledger first, then the accounts"
+    return sql % ("$1", "$2::uuid[]")
 
 
 def lock_account_row(*, ledger_id: UUID, account_id: UUID) -> Account | None:

@@ -6,15 +6,27 @@ parts for holds, reversals and usage are there only when the batch has some: the
 transfer's statement stays short.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from django.db import connection
 
 from payflow.actors import Actor
+from payflow.statements import (
+    Packed,
+    bigints,
+    instant,
+    instants,
+    integers,
+    intervals,
+    run_prepared,
+    text,
+    texts,
+    uuids,
+)
 
 #: From so many entries on, what the connection remembers of plans is thrown away first.
 #: Foreign keys and triggers keep theirs, and one that was made on nearly empty tables
@@ -67,40 +79,57 @@ def write(
     present = tuple(
         name for name, part in _PARTS.items() if part.always or getattr(rows, name)
     )
-    parameters: dict[str, Any] = {
-        "ledger_id": ledger_id,
-        "not_before": not_before,
-        "client_ids": [actor.client_id for actor in actors],
-        "key_ids": [actor.key_id for actor in actors],
-        "actors": [actor.label for actor in actors],
-        "request_ids": [actor.request_id for actor in actors],
-        "idempotency_key": idempotency_key,
-        "posted_state": "done" if tasks_are_done else "pending",
-    }
+    parameters: list[Any] = [
+        ledger_id,
+        instant(not_before),
+        texts([actor.label for actor in actors]),
+        uuids([actor.client_id for actor in actors]),
+        uuids([actor.key_id for actor in actors]),
+        texts([actor.request_id for actor in actors]),
+        text(idempotency_key),
+        text("done" if tasks_are_done else "pending"),
+    ]
     expected = 0
     for name in present:
         part = _PARTS[name]
         values: list[Row] = getattr(rows, name)
-        columns = zip(*values, strict=True) if values else [()] * part.width
-        for index, column in enumerate(columns):
-            parameters[f"{name}{index}"] = list(column)
+        columns = zip(*values, strict=True) if values else [()] * len(part.columns)
+        for (_, kind), column in zip(part.columns, columns, strict=True):
+            parameters.append(_PACK[kind](column))
         if part.is_update:
             expected += len(values)
-    with connection.cursor() as cursor:
-        if len(rows.entries) + len(rows.hold_posting_changes) >= REPLAN_ROWS:
+    if len(rows.entries) + len(rows.hold_posting_changes) >= REPLAN_ROWS:
+        with connection.cursor() as cursor:
             cursor.execute("DISCARD PLANS")
-        cursor.execute(_statement(present), parameters)
-        recorded_at: datetime
-        recorded_at, updated = cursor.fetchone()
+    ((recorded_at, updated),) = run_prepared(_statement(present), parameters)
     if updated != expected:
         raise RuntimeError("a locked row disappeared: refusing to commit")
-    return recorded_at
+    return cast("datetime", recorded_at)
 
 
+_PACK: dict[str, Callable[[Sequence[Any]], Packed]] = {
+    "uuid": uuids,
+    "int": integers,
+    "bigint": bigints,
+    "text": texts,
+    "timestamptz": instants,
+    "interval": intervals,
+}
+
+# What every statement is given first: $1 … $8.
+_GIVEN = {
+    "ledger_id": "uuid",
+    "not_before": "timestamptz",
+    "actors": "text[]",
+    "client_ids": "uuid[]",
+    "key_ids": "uuid[]",
+    "request_ids": "text[]",
+    "idempotency_key": "text",
+    "posted_state": "text",
+}
 # Actor, client, key and request of a row. There are as many actors as requests that
 # share the batch, so an array is the shortest table.
-_WHO = """(%(actors)s::text[])[r.by], (%(client_ids)s::uuid[])[r.by],
-            (%(key_ids)s::uuid[])[r.by], (%(request_ids)s::text[])[r.by]"""
+_WHO = "{actors}[r.by], {client_ids}[r.by], {key_ids}[r.by], {request_ids}[r.by]"
 
 
 class _Part:
@@ -109,26 +138,27 @@ class _Part:
     def __init__(
         self, columns: str, sql: str, *, always: bool = False, is_update: bool = False
     ) -> None:
-        self._columns = [column.split() for column in columns.split(",")]
+        self.columns = [column.split() for column in columns.split(",")]
         self._sql = sql
-        self.width = len(self._columns)
         self.always = always
         self.is_update = is_update
 
-    def cte(self, name: str) -> str:
+    def cte(self, name: str, first: int, given: Mapping[str, str]) -> str:
+        """Its text, with its columns' parameters from number ``first`` on."""
         arrays = ", ".join(
-            f"%({name}{index})s::{kind}[]"
-            for index, (_, kind) in enumerate(self._columns)
+            f"${number}::{kind}[]"
+            for number, (_, kind) in enumerate(self.columns, first)
         )
-        names = ", ".join(column for column, _ in self._columns)
+        names = ", ".join(column for column, _ in self.columns)
         source = f"unnest({arrays}) AS r ({names})"
-        return f"{name} AS ({self._sql.format(rows=source, who=_WHO)})"
+        sql = self._sql.format(rows=source, who=_WHO.format(**given), **given)
+        return f"{name} AS ({sql})"
 
 
 _PARTS = {
     "transfers": _Part(
         "id uuid, kind text, posting_count int, reference text, description text,"
-        " metadata text, effective_at timestamptz, idempotency_key text, origin jsonb,"
+        " metadata text, effective_at timestamptz, idempotency_key text, origin text,"
         " by int",
         """
         INSERT INTO ledger_transfer (
@@ -136,17 +166,17 @@ _PARTS = {
             effective_at, created_at, actor, client_id, key_id, request_id,
             idempotency_key, reverses_transfer_id, hold_id, source_postings, reason,
             permission, exchange_rate)
-        SELECT %(ledger_id)s::uuid, r.id, r.kind, r.posting_count, r.reference,
+        SELECT {ledger_id}, r.id, r.kind, r.posting_count, r.reference,
             r.description, r.metadata::jsonb,
             least(coalesce(r.effective_at, clock.at), clock.at), clock.at,
             {who},
-            coalesce(r.idempotency_key, %(idempotency_key)s),
-            (r.origin ->> 'reverses_transfer_id')::uuid,
-            (r.origin ->> 'hold_id')::uuid,
-            (r.origin ->> 'source_postings')::int[],
-            r.origin ->> 'reason', r.origin ->> 'permission',
-            (r.origin ->> 'exchange_rate')::numeric
-        FROM clock, {rows}
+            coalesce(r.idempotency_key, {idempotency_key}),
+            (o.json ->> 'reverses_transfer_id')::uuid,
+            (o.json ->> 'hold_id')::uuid,
+            (o.json ->> 'source_postings')::int[],
+            o.json ->> 'reason', o.json ->> 'permission',
+            (o.json ->> 'exchange_rate')::numeric
+        FROM clock, {rows}, LATERAL (SELECT r.origin::jsonb AS json) o
         """,
         always=True,
     ),
@@ -159,7 +189,7 @@ _PARTS = {
             ledger_id, id, transfer_id, posting_number, direction, account_id,
             currency, amount, account_version, debits_after, credits_after,
             effective_at, created_at)
-        SELECT %(ledger_id)s::uuid, r.id, r.transfer_id, r.posting_number,
+        SELECT {ledger_id}, r.id, r.transfer_id, r.posting_number,
             r.direction, r.account_id, r.currency, r.amount, r.account_version,
             r.debits_after, r.credits_after,
             least(coalesce(r.effective_at, clock.at), clock.at), clock.at
@@ -175,14 +205,14 @@ _PARTS = {
             ledger_id, id, kind, transfer_id, posting_number, account_id,
             destination, amount, currency, state, due_at, created_at, finished_at,
             request_id)
-        SELECT %(ledger_id)s::uuid, r.id, r.kind, r.transfer_id, r.posting_number,
+        SELECT {ledger_id}, r.id, r.kind, r.transfer_id, r.posting_number,
             r.account_id, r.destination, r.amount, r.currency,
-            CASE r.kind WHEN 'transfer.posted' THEN %(posted_state)s
+            CASE r.kind WHEN 'transfer.posted' THEN {posted_state}
                 ELSE 'pending' END,
             clock.at, clock.at,
-            CASE WHEN r.kind = 'transfer.posted' AND %(posted_state)s = 'done'
+            CASE WHEN r.kind = 'transfer.posted' AND {posted_state} = 'done'
                 THEN clock.at END,
-            (%(request_ids)s::text[])[r.by]
+            {request_ids}[r.by]
         FROM clock, {rows}
         """,
         always=True,
@@ -198,7 +228,7 @@ _PARTS = {
             last_entry_at = CASE WHEN r.version > a.version THEN clock.at
                 ELSE a.last_entry_at END
         FROM clock, {rows}
-        WHERE a.ledger_id = %(ledger_id)s::uuid AND a.id = r.id
+        WHERE a.ledger_id = {ledger_id} AND a.id = r.id
         RETURNING 1
         """,
         always=True,
@@ -212,10 +242,10 @@ _PARTS = {
             ledger_id, id, posting_count, reference, description, metadata,
             expires_at, created_at, actor, client_id, key_id, request_id,
             idempotency_key)
-        SELECT %(ledger_id)s::uuid, r.id, r.posting_count, r.reference,
+        SELECT {ledger_id}, r.id, r.posting_count, r.reference,
             r.description, r.metadata::jsonb,
             coalesce(r.expires_at, clock.at + r.lifetime), clock.at, {who},
-            %(idempotency_key)s
+            {idempotency_key}
         FROM clock, {rows}
         """,
     ),
@@ -227,7 +257,7 @@ _PARTS = {
         INSERT INTO ledger_hold_posting (
             ledger_id, id, hold_id, number, from_account_id, to_account_id,
             currency, amount, capture_limit, expires_at, created_at)
-        SELECT %(ledger_id)s::uuid, r.id, r.hold_id, r.number, r.from_account_id,
+        SELECT {ledger_id}, r.id, r.hold_id, r.number, r.from_account_id,
             r.to_account_id, r.currency, r.amount, r.capture_limit,
             coalesce(r.expires_at, clock.at + r.lifetime), clock.at
         FROM clock, {rows}
@@ -240,7 +270,7 @@ _PARTS = {
         SET status = r.status, expires_at = r.expires_at,
             ended_at = CASE WHEN r.status <> 'active' THEN clock.at END
         FROM clock, {rows}
-        WHERE h.ledger_id = %(ledger_id)s::uuid AND h.id = r.id
+        WHERE h.ledger_id = {ledger_id} AND h.id = r.id
         RETURNING 1
         """,
         is_update=True,
@@ -251,7 +281,7 @@ _PARTS = {
         UPDATE ledger_hold_posting p
         SET captured = r.captured, released = r.released, expires_at = r.expires_at
         FROM {rows}
-        WHERE p.ledger_id = %(ledger_id)s::uuid AND p.id = r.id
+        WHERE p.ledger_id = {ledger_id} AND p.id = r.id
         RETURNING 1
         """,
         is_update=True,
@@ -264,7 +294,7 @@ _PARTS = {
         INSERT INTO ledger_hold_event (
             ledger_id, id, hold_id, kind, captured, released, transfer_id,
             expires_at, reason, actor, client_id, key_id, request_id, created_at)
-        SELECT %(ledger_id)s::uuid, r.id, r.hold_id, r.kind, r.captured, r.released,
+        SELECT {ledger_id}, r.id, r.hold_id, r.kind, r.captured, r.released,
             r.transfer_id, coalesce(r.expires_at, clock.at + r.lifetime), r.reason,
             {who},
             clock.at
@@ -276,8 +306,8 @@ _PARTS = {
         """
         INSERT INTO outbox_task (
             ledger_id, id, kind, hold_event_id, due_at, created_at, request_id)
-        SELECT %(ledger_id)s::uuid, r.id, r.kind, r.hold_event_id, clock.at, clock.at,
-            (%(request_ids)s::text[])[r.by]
+        SELECT {ledger_id}, r.id, r.kind, r.hold_event_id, clock.at, clock.at,
+            {request_ids}[r.by]
         FROM clock, {rows}
         """,
     ),
@@ -286,7 +316,7 @@ _PARTS = {
         """
         INSERT INTO ledger_reversal_total AS t (
             ledger_id, id, transfer_id, posting_number, amount, reversed)
-        SELECT %(ledger_id)s::uuid, r.id, r.transfer_id, r.posting_number, r.amount,
+        SELECT {ledger_id}, r.id, r.transfer_id, r.posting_number, r.amount,
             r.reversed
         FROM {rows}
         ON CONFLICT (ledger_id, transfer_id, posting_number)
@@ -300,7 +330,7 @@ _PARTS = {
         INSERT INTO ledger_usage AS u (
             ledger_id, id, account_id, created_at, out_amount, out_count, in_amount,
             in_count)
-        SELECT %(ledger_id)s::uuid, r.id, r.account_id, clock.at, r.out_amount,
+        SELECT {ledger_id}, r.id, r.account_id, clock.at, r.out_amount,
             r.out_count, r.in_amount, r.in_count
         FROM clock, {rows}
         ON CONFLICT (ledger_id, account_id, created_at) DO UPDATE
@@ -313,11 +343,19 @@ _PARTS = {
 
 @cache
 def _statement(present: tuple[str, ...]) -> str:
-    ctes = ",\n".join(_PARTS[name].cte(name) for name in present)
+    given = {
+        name: f"(${number}::{kind})"
+        for number, (name, kind) in enumerate(_GIVEN.items(), start=1)
+    }
+    ctes, first = [], len(_GIVEN) + 1
+    for name in present:
+        ctes.append(_PARTS[name].cte(name, first, given))
+        first += len(_PARTS[name].columns)
     counts = [f"(SELECT count(*) FROM {n})" for n in present if _PARTS[n].is_update]  # noqa: S608
+    # Every parameter is named here, so that each has a type, used or not.
     return f"""
-    WITH clock AS MATERIALIZED (
-        SELECT greatest(clock_timestamp(), %(not_before)s::timestamptz) AS at
-    ), {ctes}
+    WITH given AS (SELECT {", ".join(given.values())}), clock AS MATERIALIZED (
+        SELECT greatest(clock_timestamp(), {given["not_before"]}) AS at
+    ), {", ".join(ctes)}
     SELECT clock.at, {" + ".join(counts)} FROM clock
     """  # noqa: S608 - the parts above, and nothing from outside
