@@ -6,7 +6,6 @@ response, and half of the work would commit. The claim itself is made by
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 
@@ -29,25 +28,24 @@ class IdempotencyMiddleware:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Answers replays and malformed keys; lets everything else through."""
+        match = request.resolver_match
+        operations = getattr(match.func, "operations", {}) if match else {}
+        if match is None or request.method not in operations:
+            return self._get_response(request)
+        operation, is_required = operations[request.method]
+        try:
+            replay = self._claim(request, operation, is_required, match.kwargs)
+        except ProblemError as error:
+            return problem_error_response(error)
+        if replay is not None:
+            return replay
         try:
             return self._get_response(request)
         finally:
             claim = getattr(request, "idempotency_claim", None)
             if claim is not None:
                 claim.close()
-
-    def process_view(
-        self, request: HttpRequest, view_func: Any, _args: Any, kwargs: dict[str, str]
-    ) -> HttpResponse | None:
-        """Answers replays and malformed keys; lets everything else through."""
-        operations = getattr(view_func, "operations", {})
-        if request.method not in operations:
-            return None
-        operation, is_required = operations[request.method]
-        try:
-            return self._claim(request, operation, is_required, kwargs)
-        except ProblemError as error:
-            return problem_error_response(error)
 
     def _claim(
         self,

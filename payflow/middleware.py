@@ -1,4 +1,4 @@
-"""The outermost middleware: every request has an id, and leaves one line in the log."""
+"""The outermost middleware, and the one where the API's requests leave the others."""
 
 import re
 import time
@@ -7,12 +7,13 @@ from collections.abc import Callable
 import structlog
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
+from django.urls import Resolver404, resolve
 
 from payflow.api.rendering import problem_response
 from payflow.errors import Problem
 from payflow.ids import new_id
 
-__all__ = ["RequestContextMiddleware"]
+__all__ = ["ApiViewMiddleware", "RequestContextMiddleware"]
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -33,6 +34,8 @@ class RequestContextMiddleware:
 
     Refuses requests with a Host that ``ALLOWED_HOSTS`` does not name; Django itself
     looks at it only where a view asks for it, and the API's do not.
+
+    Finds the request's view, so that the middleware after it knows what is wanted.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
@@ -41,14 +44,14 @@ class RequestContextMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         """Answers ``request`` and logs ``request_finished``."""
         started = time.perf_counter()
-        given = request.headers.get("X-Request-ID", "")
+        given = request.META.get("HTTP_X_REQUEST_ID", "")
         request_id = given if REQUEST_ID.fullmatch(given) else str(new_id())
         request.request_id = request_id  # type: ignore[attr-defined]
         # A thread serves many requests: what an earlier one left must not stay.
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
-            response = _refused_host(request) or self.get_response(request)
+            response = _refused_host(request) or self._answered(request)
             response["X-Request-ID"] = request_id
             if not response.streaming and "Content-Length" not in response:
                 # Without it gunicorn would send every answer in chunks.
@@ -69,6 +72,33 @@ class RequestContextMiddleware:
             return response
         finally:
             structlog.contextvars.clear_contextvars()
+
+    def _answered(self, request: HttpRequest) -> HttpResponse:
+        try:
+            request.resolver_match = resolve(request.path_info)
+        except Resolver404:
+            # Django itself answers it, behind all middleware.
+            request.resolver_match = None
+        return self.get_response(request)
+
+
+class ApiViewMiddleware:
+    """Calls the API's views itself: what follows it in ``MIDDLEWARE`` is for pages.
+
+    Sessions, CSRF, messages and static files are no business of a request that brings
+    its key with it, and would cost it more than its own view.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Answers ``request`` by its view if that is no page."""
+        match = request.resolver_match
+        if match is None or not getattr(match.func, "is_api", False):
+            return self._get_response(request)
+        response: HttpResponse = match.func(request, *match.args, **match.kwargs)
+        return response
 
 
 def _refused_host(request: HttpRequest) -> HttpResponse | None:

@@ -35,14 +35,10 @@ class ApiKeyMiddleware:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        return self._get_response(request)
-
-    def process_view(
-        self, request: HttpRequest, view_func: Any, _args: Any, _kwargs: Any
-    ) -> HttpResponse | None:
         """Authenticates requests to views that need a client."""
-        if not getattr(view_func, "needs_client", False):
-            return None
+        match = request.resolver_match
+        if match is None or not getattr(match.func, "needs_client", False):
+            return self._get_response(request)
         try:
             request.principal = _authenticate(request)  # type: ignore[attr-defined]
         except AuthenticationFailed as error:
@@ -52,7 +48,7 @@ class ApiKeyMiddleware:
             if not isinstance(problem, ProblemError):
                 raise
             return problem_error_response(problem)
-        return None
+        return self._get_response(request)
 
 
 def _authenticate(request: HttpRequest) -> Principal:

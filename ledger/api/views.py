@@ -1,10 +1,12 @@
 """The base of the API's views: one domain call each, and no rule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -16,10 +18,19 @@ from payflow.api.parsing import (
     request_json,
     wants_dry_run,
 )
-from payflow.api.rendering import http_response, render_problem, to_json
+from payflow.api.rendering import (
+    JSONRenderer,
+    http_response,
+    render_problem,
+    to_json,
+)
 from payflow.errors import Problem
 from payflow.execution import Claim, Rendered, execute
 from payflow.ids import parse_id
+
+_ANYTHING = "*/*"
+#: What most clients say they accept; anything else is looked at closely.
+_JSON_ACCEPTED = frozenset({_ANYTHING, "application/json"})
 
 
 class ApiView(APIView):
@@ -36,14 +47,49 @@ class ApiView(APIView):
     body_limit: ClassVar[str] = DEFAULT_BODY_LIMIT
     query_parameters: ClassVar[tuple[str, ...] | None] = ()
 
+    # DRF makes these anew for each request; ours keep nothing from one to the next.
+    _parsers: ClassVar[Sequence[Any]]
+    _authenticators: ClassVar[Sequence[Any]]
+    _permissions: ClassVar[Sequence[Any]]
+    _headers: ClassVar[dict[str, str]]
+    _negotiator = DefaultContentNegotiation()
+    _renderer = JSONRenderer()
+
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
         """The view function, with what the middleware wants to know about it."""
         view: Any = super().as_view(**initkwargs)
+        view.is_api = True
         view.needs_client = True
         view.operations = cls.operations
         view.body_limit = cls.body_limit
+        example = cls()
+        example.setup(HttpRequest())  # which adds HEAD where there is GET
+        cls._headers = {"Allow": ", ".join(example.allowed_methods)}
+        cls._parsers = example.get_parsers()
+        cls._authenticators = example.get_authenticators()
+        cls._permissions = [permission() for permission in cls.permission_classes]
         return view
+
+    def initialize_request(
+        self, request: HttpRequest, *args: Any, **kwargs: Any
+    ) -> Request:
+        """DRF's request, which parses nothing by itself."""
+        return Request(
+            request,
+            parsers=self._parsers,
+            authenticators=self._authenticators,
+            negotiator=self._negotiator,
+        )
+
+    @property
+    def default_response_headers(self) -> dict[str, str]:
+        """``Allow``, put together once and not for each request."""
+        return self._headers
+
+    def get_permissions(self) -> Sequence[Any]:
+        """Those of ``permission_classes``."""
+        return self._permissions
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Lets the client in, and refuses query parameters that nobody reads.
@@ -51,10 +97,33 @@ class ApiView(APIView):
         Raises:
             ProblemError: ``invalid_request``; whatever the authentication raises.
         """
-        super().initial(request, *args, **kwargs)
+        self.perform_content_negotiation(request)
+        self.perform_authentication(request)
+        self.check_permissions(request)
         taken = self.query_parameters if request.method in ("GET", "HEAD") else ()
         if taken is not None:
             refuse_other_parameters(request.query_params, taken=taken)
+
+    def perform_content_negotiation(  # type: ignore[override]
+        self, request: Request, force: bool = False
+    ) -> None:
+        """Refuses an ``Accept`` that leaves no room for JSON."""
+        if request._request.META.get("HTTP_ACCEPT", _ANYTHING) not in _JSON_ACCEPTED:
+            self._negotiator.select_renderer(request, [self._renderer])
+
+    def finalize_response(  # type: ignore[override]
+        self, request: Request, response: HttpResponseBase, *args: Any, **kwargs: Any
+    ) -> HttpResponseBase:
+        """The response, down to its bytes."""
+        if isinstance(response, Response):
+            response = HttpResponse(
+                to_json(response.data),
+                status=response.status_code,
+                content_type=self._renderer.media_type,
+            )
+        for name, value in self.headers.items():
+            response[name] = value
+        return response
 
     def body(self) -> Any:
         """The request's strict JSON."""

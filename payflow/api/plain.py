@@ -30,4 +30,5 @@ def plain_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]
         response["Allow"] = ", ".join(_SAFE)
         return response
 
+    safe.is_api = True  # type: ignore[attr-defined]
     return csrf_exempt(safe)
