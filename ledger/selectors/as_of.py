@@ -132,14 +132,14 @@ def totals_as_of(
     return {row[0]: TotalsAsOf(int(row[1]), int(row[2]), *row[3:]) for row in rows}
 
 
-# An account without an entry after T or R has its totals in its counters. The range
-# finds effective_at <= T < created_at. OFFSET 0 keeps the planner from writing the
-# search for the version into every place that mentions it.
+# An account without an entry after T or R has its totals in its counters. OFFSET 0
+# keeps the planner from writing the search for the version into every place that
+# mentions it, and from looking for backdated entries where there cannot be any.
 TOTALS_SQL = """
 SELECT a.id,
-    coalesce(last.debits_after, v.debits) + late.debits,
-    coalesce(last.credits_after, v.credits) + late.credits,
-    v.version, late.entry_count
+    coalesce(last.debits_after, v.debits) + coalesce(late.debits, 0),
+    coalesce(last.credits_after, v.credits) + coalesce(late.credits, 0),
+    v.version, coalesce(late.entry_count, 0)
 FROM ledger_account a
 CROSS JOIN LATERAL (
     SELECT CASE WHEN a.last_entry_at > %(both)s
@@ -156,17 +156,13 @@ LEFT JOIN LATERAL (
         AND e.account_version = v.version
     LIMIT 1
 ) last ON true
-CROSS JOIN LATERAL (
-    SELECT coalesce(sum(e.amount) FILTER (WHERE e.direction = 'debit'), 0) AS debits,
-        coalesce(sum(e.amount) FILTER (WHERE e.direction = 'credit'), 0) AS credits,
-        count(*) AS entry_count
-    FROM ledger_entry e
+LEFT JOIN LATERAL (
+    SELECT b.debits, b.credits, b.entry_count
+    FROM ledger_backdated_totals(
+        a.ledger_id, a.id, %(at)s::timestamptz, %(as_recorded_at)s::timestamptz) b
     WHERE a.last_entry_at > %(at)s AND %(at)s < %(as_recorded_at)s
-        AND e.ledger_id = %(ledger_id)s AND e.account_id = a.id
-        AND e.effective_at < e.created_at
-        AND tstzrange(e.effective_at, e.created_at) @> %(at)s::timestamptz
-        AND e.created_at <= %(as_recorded_at)s
-) late
+    OFFSET 0
+) late ON true
 WHERE a.ledger_id = %(ledger_id)s AND a.id = ANY(%(account_ids)s)
 """
 
