@@ -10,7 +10,7 @@ another node), one INSERT wins and the other request rolls everything back.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,6 +22,7 @@ from django.utils.module_loading import import_string
 
 from idempotency import store
 from idempotency.fingerprint import differing_fields
+from idempotency.store import Outcome
 from payflow.api.rendering import to_json
 from payflow.clock import format_instant
 from payflow.db import require_transaction
@@ -32,19 +33,32 @@ from payflow.ids import new_id
 #: The largest number of stored responses that one purge statement empties.
 PURGE_BATCH = 1_000
 
+# LATERAL and OFFSET 0: each key is looked up by itself, whatever the planner believes
+# of the table's size.
 _ACQUIRE = """
-SELECT pg_try_advisory_xact_lock(%(lock)s), k.digests, k.status, k.response_headers,
-    k.response_body, k.resource_type, k.resource_id, k.created_at
-FROM (SELECT 1) AS one
-LEFT JOIN idempotency_key k ON k.ledger_id = %(ledger_id)s
-    AND k.client_id = %(client_id)s AND k.key = %(key)s
+SELECT pg_try_advisory_xact_lock(wanted.lock), k.*
+FROM unnest(%(locks)s::bigint[], %(clients)s::uuid[], %(keys)s::text[])
+    WITH ORDINALITY AS wanted (lock, client_id, key, number)
+LEFT JOIN LATERAL (
+    SELECT digests, status, response_headers, response_body, resource_type,
+        resource_id, created_at
+    FROM idempotency_key
+    WHERE ledger_id = %(ledger_id)s AND client_id = wanted.client_id
+        AND key = wanted.key
+    OFFSET 0
+) k ON true
+ORDER BY wanted.number
 """
 
 _STORE = """
 INSERT INTO idempotency_key (
     ledger_id, id, client_id, key, operation, digests, status, resource_type,
     resource_id, response_headers, response_body)
-VALUES (%s, %s, %s, %s, %s, %s::jsonb, %s, %s, %s, %s::jsonb, %s)
+SELECT %(ledger_id)s, r.*
+FROM unnest(
+    %(c0)s::uuid[], %(c1)s::uuid[], %(c2)s::text[], %(c3)s::text[], %(c4)s::jsonb[],
+    %(c5)s::smallint[], %(c6)s::text[], %(c7)s::uuid[], %(c8)s::jsonb[],
+    %(c9)s::bytea[]) AS r
 ON CONFLICT (ledger_id, client_id, key) DO NOTHING
 """
 
@@ -195,29 +209,10 @@ class KeyClaim:
             ProblemError: ``idempotency_in_progress``, ``idempotency_key_reused``,
                 ``idempotency_outcome_expired``, ``idempotency_response_expired``.
         """
-        require_transaction()
-        with connection.cursor() as cursor:
-            cursor.execute(
-                _ACQUIRE,
-                {
-                    "lock": lock_number(
-                        ledger_id=self.ledger_id,
-                        client_id=self.client_id,
-                        key=self.key,
-                    ),
-                    "ledger_id": self.ledger_id,
-                    "client_id": self.client_id,
-                    "key": self.key,
-                },
-            )
-            is_ours, digests, status, *rest = cursor.fetchone()
-        if status is None:
-            if not is_ours:
-                raise in_progress_problem()
-            return None
-        found = StoredOutcome(digests, status, *rest)
-        self._is_rebuilt = found.body is None
-        return found.replay(ledger_id=self.ledger_id, digests=self._digests)
+        (found,) = KeyClaims([self]).acquire()
+        if isinstance(found, ProblemError):
+            raise found
+        return found
 
     def store(self, rendered: Rendered) -> None:
         """Writes the key's row with its outcome.
@@ -225,25 +220,7 @@ class KeyClaim:
         Raises:
             ClaimLostError: another request's outcome is there already.
         """
-        with connection.cursor() as cursor:
-            cursor.execute(
-                _STORE,
-                [
-                    self.ledger_id,
-                    new_id(),
-                    self.client_id,
-                    self.key,
-                    self._operation,
-                    json.dumps(dict(self._digests)),
-                    rendered.status,
-                    rendered.resource_type,
-                    rendered.resource_id,
-                    json.dumps(dict(rendered.headers)),
-                    rendered.body,
-                ],
-            )
-            if cursor.rowcount == 0:
-                raise ClaimLostError(self.key)
+        KeyClaims([self]).store([rendered])
 
     def committed(self, rendered: Rendered) -> None:
         """Makes the outcome known in Valkey, now that it cannot be undone.
@@ -251,16 +228,147 @@ class KeyClaim:
         A rebuilt answer is not: it shows the resource of now, and tomorrow's will
         be another one.
         """
-        if self._is_rebuilt:
-            return
-        self._is_committed = True
-        if self._mark is not None and rendered.body:
-            store.publish(self._mark, digests=self._digests, rendered=rendered)
+        self.settle()
+        KeyClaims([self]).publish([rendered])
+
+    def settle(self) -> None:
+        """Keeps the mark: an outcome is committed, and will be put in its place."""
+        self._is_committed = not self._is_rebuilt
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the outcome belongs into Valkey: committed, marked, not rebuilt."""
+        return self._is_committed and self._mark is not None
+
+    @property
+    def is_contested(self) -> bool:
+        """Whether Valkey has another request with the key in progress."""
+        return self._mark is not None and not self._mark.token
+
+    @property
+    def lock_number(self) -> int:
+        """The advisory lock of the key."""
+        return lock_number(
+            ledger_id=self.ledger_id, client_id=self.client_id, key=self.key
+        )
+
+    def found(
+        self, row: Sequence[Any], *, is_ours: bool
+    ) -> Rendered | ProblemError | None:
+        """What the key's row, if there is one, means for this request.
+
+        Args:
+            row: the columns of :class:`StoredOutcome`; all null if there is none.
+            is_ours: whether this request got the key's lock.
+        """
+        outcome = StoredOutcome(*row)
+        if outcome.status is None:
+            return None if is_ours else in_progress_problem()
+        self._is_rebuilt = outcome.body is None
+        try:
+            return outcome.replay(ledger_id=self.ledger_id, digests=self._digests)
+        except ProblemError as error:
+            return error
+
+    def row(self, rendered: Rendered) -> tuple[Any, ...]:
+        """The key's row with the outcome, but for its ledger."""
+        return (
+            new_id(),
+            self.client_id,
+            self.key,
+            self._operation,
+            json.dumps(dict(self._digests)),
+            rendered.status,
+            rendered.resource_type,
+            rendered.resource_id,
+            json.dumps(dict(rendered.headers)),
+            rendered.body,
+        )
+
+    def outcome(self, rendered: Rendered) -> Outcome:
+        """What :func:`idempotency.store.publish` takes; it must be published."""
+        assert self._mark is not None, "there is no mark to publish at"
+        return Outcome(self._mark, self._digests, rendered)
 
     def close(self) -> None:
         """At the end of the request: takes the mark away if nothing was committed."""
         if self._mark is not None and not self._is_committed:
             store.release(self._mark)
+
+
+class KeyClaims:
+    """Claims of requests that share a transaction; the kernel's ``Claims`` protocol.
+
+    Args:
+        claims: at least one, all of one ledger.
+    """
+
+    def __init__(self, claims: Sequence[KeyClaim]) -> None:
+        self._claims = claims
+        self.ledger_id = claims[0].ledger_id
+
+    def acquire(self) -> list[Rendered | ProblemError | None]:
+        """For each, its stored outcome or its problem; ``None``: the key is free."""
+        require_transaction()
+        locks = [claim.lock_number for claim in self._claims]
+        with connection.cursor() as cursor:
+            cursor.execute(
+                _ACQUIRE,
+                {
+                    "ledger_id": self.ledger_id,
+                    "locks": locks,
+                    "clients": [claim.client_id for claim in self._claims],
+                    "keys": [claim.key for claim in self._claims],
+                },
+            )
+            rows = cursor.fetchall()
+        seen: set[int] = set()
+        found: list[Rendered | ProblemError | None] = []
+        for claim, lock, (is_ours, *row) in zip(self._claims, locks, rows, strict=True):
+            # This session would get the lock of a key twice: one of the two waits.
+            found.append(claim.found(row, is_ours=is_ours and lock not in seen))
+            seen.add(lock)
+        return found
+
+    def store(self, rendered: Sequence[Rendered | None]) -> None:
+        """Writes the rows of the outcomes that there are.
+
+        Raises:
+            ClaimLostError: of one, another request's outcome is there already.
+        """
+        rows = [
+            claim.row(outcome)
+            for claim, outcome in zip(self._claims, rendered, strict=True)
+            if outcome is not None
+        ]
+        if not rows:
+            return
+        # In one order everywhere: who meets another's key waits for it.
+        rows.sort(key=lambda row: (row[1], row[2]))
+        columns = zip(*rows, strict=True)
+        parameters: dict[str, Any] = {
+            f"c{number}": list(column) for number, column in enumerate(columns)
+        }
+        with connection.cursor() as cursor:
+            cursor.execute(_STORE, {"ledger_id": self.ledger_id, **parameters})
+            if cursor.rowcount != len(rows):
+                raise ClaimLostError(f"one of {len(rows)} keys")
+
+    def settle(self, answers: Sequence[Rendered | ProblemError]) -> None:
+        """Told right after the commit, before anybody is answered."""
+        for claim, answer in zip(self._claims, answers, strict=True):
+            if isinstance(answer, Rendered):
+                claim.settle()
+
+    def publish(self, answers: Sequence[Rendered | ProblemError]) -> None:
+        """Makes the committed outcomes known in Valkey, in one round trip."""
+        store.publish(
+            [
+                claim.outcome(answer)
+                for claim, answer in zip(self._claims, answers, strict=True)
+                if isinstance(answer, Rendered) and claim.is_published
+            ]
+        )
 
 
 def _from_json(value: Any) -> Any:

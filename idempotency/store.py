@@ -19,7 +19,7 @@ for ``EPOCH_SECONDS`` and forgets it with each new database connection.
 import json
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -32,6 +32,7 @@ from django.dispatch import receiver
 from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
+from payflow.db import is_new
 from payflow.execution import Rendered
 
 log = structlog.get_logger(__name__)
@@ -66,6 +67,15 @@ class Mark:
 
     name: str
     token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A committed outcome, the digests of the request that it answers, its place."""
+
+    mark: Mark
+    digests: Mapping[str, str]
+    rendered: Rendered
 
 
 class _Breaker:
@@ -110,8 +120,9 @@ _known = _KnownEpoch()
 
 
 @receiver(connection_created)
-def _forget_epoch(**_kwargs: Any) -> None:
-    _known.value = None
+def _forget_epoch(connection: Any, **_kwargs: Any) -> None:
+    if is_new(connection, "epoch"):
+        _known.value = None
 
 
 def current_epoch() -> str:
@@ -166,18 +177,23 @@ def claim_or_find(
     return _decode(found) or Mark(name, b"")
 
 
-def publish(mark: Mark, *, digests: Mapping[str, str], rendered: Rendered) -> None:
-    """Puts a committed outcome where the mark was: the truth, whoever wrote it."""
-    if len(rendered.body) > MAX_CACHED_BYTES:
-        release(mark)
-        return
-    _best_effort(
-        lambda client: client.set(
-            mark.name,
-            _encode(digests, rendered),
-            px=settings.IDEMPOTENCY_REPLAY_CACHE_SECONDS * 1000,
-        )
-    )
+def publish(outcomes: Sequence[Outcome]) -> None:
+    """Puts committed outcomes where their marks are: the truth, whoever wrote it."""
+    small = [it for it in outcomes if 0 < len(it.rendered.body) <= MAX_CACHED_BYTES]
+    milliseconds = settings.IDEMPOTENCY_REPLAY_CACHE_SECONDS * 1000
+
+    def write(client: Any) -> None:
+        with client.pipeline(transaction=False) as pipeline:
+            for it in small:
+                value = _encode(it.digests, it.rendered)
+                pipeline.set(it.mark.name, value, px=milliseconds)
+            pipeline.execute()
+
+    if small:
+        _best_effort(write)
+    for it in outcomes:
+        if len(it.rendered.body) > MAX_CACHED_BYTES:
+            release(it.mark)
 
 
 def release(mark: Mark) -> None:

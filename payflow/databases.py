@@ -7,6 +7,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 IDLE_IN_TRANSACTION_MS = 10_000
 #: No transaction of the application is longer than this (PostgreSQL 17 and newer).
 TRANSACTION_MS = 60_000
+#: The longest wait for one of a pool's connections.
+POOL_TIMEOUT_SECONDS = 3.0
 
 
 def database_from_url(
@@ -15,6 +17,7 @@ def database_from_url(
     statement_timeout_ms: int,
     lock_timeout_ms: int,
     conn_max_age: int = 0,
+    pool_size: int = 0,
 ) -> dict[str, Any]:
     """A Django ``DATABASES`` entry for ``postgresql://user:password@host:port/name``.
 
@@ -26,6 +29,8 @@ def database_from_url(
         statement_timeout_ms: longest statement, in milliseconds; 0 means no limit.
         lock_timeout_ms: longest wait for one lock, in milliseconds.
         conn_max_age: seconds for which a connection is kept open between requests.
+        pool_size: the most connections of this process, which its threads or greenlets
+            take turns with; 0 gives each thread one of its own.
 
     Raises:
         ValueError: the URL is not a PostgreSQL one or names no database.
@@ -58,7 +63,7 @@ def database_from_url(
         "PASSWORD": unquote(parts.password or ""),
         "HOST": unquote(parts.hostname or query.pop("host", "")),
         "PORT": str(parts.port or ""),
-        "CONN_MAX_AGE": conn_max_age,
+        "CONN_MAX_AGE": 0 if pool_size else conn_max_age,
         "CONN_HEALTH_CHECKS": conn_max_age > 0,
         "ATOMIC_REQUESTS": False,
         "OPTIONS": {
@@ -70,5 +75,21 @@ def database_from_url(
             "keepalives_idle": 15,
             "keepalives_interval": 5,
             "keepalives_count": 3,
+            **({"pool": _pool(pool_size, max_age=conn_max_age)} if pool_size else {}),
         },
+    }
+
+
+def _pool(size: int, *, max_age: int) -> dict[str, Any]:
+    """Options of ``psycopg_pool.ConnectionPool``.
+
+    Who waits longer than ``timeout`` seconds for a connection is told that the server
+    is busy; there is no point in a queue that outlasts the clients' patience.
+    """
+    return {
+        "min_size": 1,
+        "max_size": size,
+        "timeout": POOL_TIMEOUT_SECONDS,
+        "max_idle": max_age,
+        "name": "payflow",
     }

@@ -24,6 +24,7 @@ from django.db import (
 )
 from django.db.backends.signals import connection_created
 from django.dispatch import receiver
+from psycopg_pool import PoolTimeout
 
 from payflow.clock import now
 from payflow.databases import TRANSACTION_MS
@@ -148,6 +149,13 @@ def problem_of(error: DatabaseError | InterfaceError) -> Exception:
             "The accounts are in use by other requests; nothing was changed.",
             retry_after_seconds=1,
         )
+    if isinstance(cause, PoolTimeout):
+        return ProblemError(
+            "ledger_busy",
+            "All of this server's connections to the database are in use; nothing was"
+            " changed.",
+            retry_after_seconds=1,
+        )
     if isinstance(error, InterfaceError) or _is_unavailable(cause):
         log.error("database_unavailable", error=type(cause).__name__)
         # It may have been COMMIT's own answer that was lost.
@@ -241,10 +249,23 @@ def require_sound_database() -> None:
 @receiver(connection_created)
 def _limit_transactions(connection: Any, **_kwargs: Any) -> None:
     # Not a connection option, because servers before 17 refuse the unknown name.
-    if connection.vendor == "postgresql" and connection.pg_version >= 170000:
-        owner = connection.alias == "owner"
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT set_config('transaction_timeout', %s, false)",
-                ["0" if owner else str(TRANSACTION_MS)],
-            )
+    if connection.pg_version < 170000 or not is_new(connection, "limits"):
+        return
+    owner = connection.alias == "owner"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config('transaction_timeout', %s, false)",
+            ["0" if owner else str(TRANSACTION_MS)],
+        )
+
+
+def is_new(connection: Any, purpose: str) -> bool:
+    """Whether Django's wrapper has a session that was not seen for ``purpose`` before.
+
+    A pool hands the same session out many times, each time as newly created.
+    """
+    seen: set[str] = connection.connection.__dict__.setdefault("_payflow_seen", set())
+    if purpose in seen:
+        return False
+    seen.add(purpose)
+    return True

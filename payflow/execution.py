@@ -14,21 +14,24 @@ rules, its outcome is rendered, and the transaction rolls back, so nothing is wr
 no key is taken, and what was to happen after the commit does not happen.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 from uuid import UUID
 
-from django.db import transaction
+from django.db import connection, transaction
 
 from payflow import failpoints
 from payflow.db import retry_on_conflict, transaction_owner
-from payflow.errors import ProblemError
+from payflow.errors import Problem, ProblemError
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 #: How often the losers of a race for one key look again for the winner's answer.
 MAX_CLAIM_TRIES = 3
+#: How long requests that share a transaction wait for a lock before each tries alone.
+LOCK_TIMEOUT_TOGETHER_MS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,66 @@ class Claim(Protocol):
 
     def committed(self, rendered: Rendered) -> None:
         """Told after the commit, outside of the transaction."""
+
+
+class Claims(Protocol):
+    """Claims of several requests in one transaction; as :class:`Claim` for each."""
+
+    def acquire(self) -> list[Rendered | ProblemError | None]:
+        """For each, what ``Claim.acquire`` returns or raises."""
+
+    def store(self, rendered: Sequence[Rendered | None]) -> None:
+        """Stores the answers that there are.
+
+        Raises:
+            ClaimLostError: of one, somebody else's answer is there already.
+        """
+
+
+def execute_together(
+    requests: Sequence[R],
+    command: Callable[[Sequence[R]], Sequence[T]],
+    render: Callable[[R, T], Rendered],
+    *,
+    claims: Claims,
+) -> list[Rendered | ProblemError]:
+    """Runs the commands of several requests in one transaction.
+
+    Args:
+        requests: what is asked.
+        command: does the work of those requests whose keys are free, and returns an
+            outcome for each: a resource, or the ``Problem`` that refused it, which
+            leaves the others alone.
+        render: makes the response of a request's outcome, as in :func:`execute`.
+        claims: the requests' idempotency keys, in their order.
+
+    Returns:
+        For each request its response, or the problem of which nothing is stored.
+
+    Raises:
+        Exception: whatever went wrong, for all of them alike; then nothing was done,
+            unless COMMIT's answer was lost. Running each alone finds out.
+    """
+    with transaction_owner():
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_TOGETHER_MS}")
+        answers = claims.acquire()
+        free = [index for index, answer in enumerate(answers) if answer is None]
+        if not free:
+            return answers  # type: ignore[return-value] # none of them is None
+        outcomes = command([requests[index] for index in free])
+        made: list[Rendered | None] = [None] * len(requests)
+        for index, outcome in zip(free, outcomes, strict=True):
+            try:
+                answers[index] = made[index] = render(requests[index], outcome)
+            except ProblemError as error:
+                if not isinstance(outcome, Problem):
+                    raise
+                answers[index] = error
+        claims.store(made)
+        failpoints.reach("before_commit")
+    failpoints.reach("after_commit")
+    return answers  # type: ignore[return-value] # none of them is None now
 
 
 def execute(

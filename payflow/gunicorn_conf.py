@@ -31,16 +31,20 @@ class StructuredLogger(Logger):
 
 
 bind = os.environ.get("WEB_BIND", "127.0.0.1:8080")
-worker_class = "gthread"
+worker_class = "payflow.gevent_worker.Worker"
 workers = int(os.environ.get("WEB_WORKERS", "2"))
-threads = int(os.environ.get("WEB_THREADS", "4"))
+# Connections of clients that one worker serves at once; more wait in the backlog.
+worker_connections = 1_000
+# Before a worker reads its settings: its greenlets share this many connections to
+# PostgreSQL, however many clients there are.
+os.environ.setdefault("DATABASE_POOL_SIZE", "8")
 backlog = 512
 keepalive = 75
 timeout = 30
 graceful_timeout = 30
 # A leak, if there is one, has an end; the jitter keeps workers from ending together.
-max_requests = 10_000
-max_requests_jitter = 2_000
+max_requests = 1_000_000
+max_requests_jitter = 200_000
 # The heartbeat file: on a real disk a slow fsync elsewhere looks like a hung worker.
 _memory = Path("/dev/shm")  # noqa: S108 - gunicorn takes a random name in it
 worker_tmp_dir = str(_memory) if _memory.is_dir() else None

@@ -1,5 +1,6 @@
 """``/transfer`` and ``/v1/transfers``."""
 
+from dataclasses import replace
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -8,19 +9,28 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ledger.api.authentication import actor_of
+from ledger.api.coalescing import Wanted, can_coalesce, post_coalesced
 from ledger.api.finding import read_transfer_filters
 from ledger.api.resources import read_transfer, transfer_json
-from ledger.api.views import ApiView, idempotency_key_of, path_id, render_resource
+from ledger.api.views import (
+    ApiView,
+    idempotency_key_of,
+    path_id,
+    render_json,
+    render_resource,
+)
 from ledger.selectors.transfers import (
     transfer_get,
     transfer_get_by_reference,
     transfer_list,
 )
+from ledger.services.posting import Outcome
 from ledger.services.transfers import transfer_post
 from ledger.types import PostedTransfer
+from payflow.api.rendering import http_response, render_problem
 from payflow.clock import now
-from payflow.errors import ProblemError
-from payflow.execution import Rendered
+from payflow.errors import Problem, ProblemError
+from payflow.execution import Rendered, execute
 
 LOCATION = "/v1/transfers/{id}"
 CREATE = ("transfer.create", True)
@@ -35,21 +45,32 @@ class TransferListView(ApiView):
 
     def post(self, request: Request) -> HttpResponse:
         """Posts one transfer."""
-        wanted = read_transfer(self.body())
-        principal = request.user
-        return self.run(
-            lambda: transfer_post(
-                ledger_id=principal.ledger_id,
-                request=wanted,
-                actor=actor_of(request._request),
-                now=now(),
-                idempotency_key=idempotency_key_of(request._request),
-            ),
-            transfer_json,
-            status=201,
-            resource_type="transfer",
-            location=LOCATION,
+        ledger_id, actor = request.user.ledger_id, actor_of(request._request)
+        wanted = replace(
+            read_transfer(self.body()),
+            idempotency_key=idempotency_key_of(request._request),
         )
+
+        def command() -> Outcome:
+            return transfer_post(
+                ledger_id=ledger_id, request=wanted, actor=actor, now=now()
+            )
+
+        claim = self.claim
+        if not can_coalesce(wanted, claim):
+            return self.send(command, self._render, claim=claim)
+        rendered = post_coalesced(
+            Wanted(wanted, actor, claim, self._render),
+            alone=lambda: execute(command, self._render, claim=claim),
+        )
+        return http_response(rendered)
+
+    def _render(self, outcome: Outcome) -> Rendered:
+        if isinstance(outcome, Problem):
+            return render_problem(outcome)
+        if self.is_dry_run:
+            return render_json({**transfer_json(outcome), "id": None, "dry_run": True})
+        return render_transfer(outcome)
 
     def get(self, request: Request) -> Response:
         """A page of transfers."""
@@ -61,11 +82,10 @@ class TransferListView(ApiView):
         )
 
 
-class TransferSeedView(ApiView):
-    """``POST /transfer``: the same operation as ``POST /v1/transfers``."""
+class TransferSeedView(TransferListView):
+    """``POST /transfer``: the same operation as ``POST /v1/transfers``, and only it."""
 
-    operations: ClassVar[dict[str, tuple[str, bool]]] = {"POST": CREATE}
-    post = TransferListView.post
+    http_method_names = ["post", "options"]  # noqa: RUF012 - as Django declares it
 
 
 class TransferView(ApiView):

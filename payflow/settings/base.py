@@ -87,6 +87,7 @@ DATABASES = {
     "default": database_from_url(
         env.str("DATABASE_URL", "postgresql://payflow@127.0.0.1:5432/payflow"),
         conn_max_age=DATABASE_PERSISTENT_SECONDS,
+        pool_size=env.int("DATABASE_POOL_SIZE", 0),
         statement_timeout_ms=env.int("DATABASE_STATEMENT_TIMEOUT_MS", 15_000),
         lock_timeout_ms=env.int("DATABASE_LOCK_TIMEOUT_MS", 2_000),
     )

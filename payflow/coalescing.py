@@ -1,0 +1,228 @@
+"""Requests of one web worker that wait at the same time share a transaction.
+
+A *lane* is a greenlet with a connection of its own. It takes what waits, runs it in one
+transaction, hands out the answers, and looks again: so nobody waits for company, and
+the busier the database, the more requests share a commit (group commit, as in DeWitt et
+al., "Implementation Techniques for Main Memory Database Systems", 1984).
+
+Requests that share a resource (an account) with what a lane has in its hands wait for
+it here, where it costs nothing, and not in PostgreSQL. Other requests do not wait
+longer than ``PATIENCE_SECONDS`` for a lane that is held up: the next one takes them.
+
+Note [Alone]. Coalescing is a shortcut and decides nothing. Whatever goes wrong with a
+shared transaction (a lock that somebody else keeps, a deadlock, a constraint, a bug),
+it rolls back as a whole, and each of its requests then runs alone, with its own
+idempotency key in its own transaction, as if there were no coalescing. So no request
+gets another's error. Had the shared transaction been committed after all, because only
+COMMIT's answer was lost, each finds its own stored outcome.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import structlog
+from django.db import DatabaseError, InterfaceError, connection
+from gevent import monkey, spawn
+from gevent.event import AsyncResult, Event
+from gevent.lock import BoundedSemaphore
+
+from payflow.db import problem_of
+from payflow.errors import ProblemError
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+#: The most requests of one transaction.
+MOST_TOGETHER = 128
+#: The most requests that wait in one process; the next ones are told to come again.
+MOST_WAITING = 1_000
+#: Lanes, and so connections, of one process; in ordinary times one of them works.
+LANES = 3
+#: How long a lane may be at work before the next one takes what need not wait for it.
+PATIENCE_SECONDS = 0.05
+#: How many requests of one process run alone at once after their shared transaction
+#: failed; they wait for locks, and must leave connections to others.
+ALONE_AT_ONCE = 3
+
+
+def is_available() -> bool:
+    """Whether this process serves its requests by greenlets, as web workers do."""
+    return bool(monkey.is_module_patched("socket"))
+
+
+@dataclass(slots=True, eq=False)
+class _Job(Generic[T, R]):
+    identity: Hashable
+    group: Hashable
+    resources: frozenset[Hashable]
+    request: T
+    answer: "AsyncResult[R | _Failed]" = field(default_factory=AsyncResult)
+
+
+class AlreadyHereError(Exception):
+    """The same request is waiting or running in this process."""
+
+
+class _Failed:
+    """The answer of a shared transaction that came to nothing."""
+
+
+class Coalescer(Generic[T, R]):
+    """Runs requests together.
+
+    Args:
+        run: runs requests of one group in one transaction, and returns for each what
+            ``submit`` is to return. If it raises, nothing has happened, or each request
+            can find out what has, by itself.
+        delivered: called with the requests and answers after these were handed out.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[T]], Sequence[R]],
+        *,
+        delivered: Callable[[Sequence[T], Sequence[R]], None],
+    ) -> None:
+        self._run = run
+        self._delivered = delivered
+        self._waiting: deque[_Job[T, R]] = deque()
+        self._present: set[Hashable] = set()
+        self._news = Event()
+        #: What each busy lane has in its hands, and since when (monotonic seconds).
+        self._busy: dict[int, tuple[float, frozenset[Hashable]]] = {}
+        self._is_started = False
+        self._alone = BoundedSemaphore(ALONE_AT_ONCE)
+
+    def submit(
+        self,
+        request: T,
+        *,
+        identity: Hashable,
+        group: Hashable,
+        resources: frozenset[Hashable],
+        alone: Callable[[], R],
+    ) -> R:
+        """Runs a request together with others, or alone if that does not work out.
+
+        Args:
+            request: for ``run``.
+            identity: of two requests with the same, the second is refused.
+            group: only requests of the same group run together.
+            resources: what the request locks.
+            alone: runs this request in a transaction of its own.
+
+        Raises:
+            AlreadyHereError: see ``identity``.
+            ProblemError: ``ledger_busy``: too many are waiting. What ``alone`` raises.
+        """
+        if identity in self._present:
+            raise AlreadyHereError
+        if len(self._waiting) >= MOST_WAITING:
+            raise ProblemError(
+                "ledger_busy",
+                "More requests are waiting than this server takes on.",
+                retry_after_seconds=1,
+            )
+        if not self._is_started:
+            self._is_started = True
+            for lane in range(LANES):
+                spawn(self._work, lane)
+        job: _Job[T, R] = _Job(identity, group, resources, request)
+        self._present.add(identity)
+        try:
+            self._waiting.append(job)
+            if not self._busy:
+                self._news.set()
+            answer: R | _Failed = job.answer.get()
+            if not isinstance(answer, _Failed):
+                return answer
+            with self._alone:
+                return alone()
+        finally:
+            self._present.discard(identity)
+
+    def _work(self, lane: int) -> None:
+        while True:
+            jobs = self._take(lane)
+            if not jobs:
+                self._news.clear()
+                self._news.wait(PATIENCE_SECONDS if self._busy else None)
+                continue
+            self._news.set()  # the other lanes' patience begins
+            try:
+                self._run_together(jobs)
+            finally:
+                del self._busy[lane]
+
+    def _take(self, lane: int) -> list[_Job[T, R]]:
+        """What waits and touches nothing that is in others' hands; claims it."""
+        started = time.monotonic()
+        held: set[Hashable] = set()
+        for since, resources in self._busy.values():
+            if started - since < PATIENCE_SECONDS:
+                return []
+            held |= resources
+        taken: list[_Job[T, R]] = []
+        left: deque[_Job[T, R]] = deque()
+        while self._waiting and len(taken) < MOST_TOGETHER:
+            job = self._waiting.popleft()
+            is_fit = not taken or job.group == taken[0].group
+            if is_fit and held.isdisjoint(job.resources):
+                taken.append(job)
+            else:
+                left.append(job)
+                # Whoever comes later must not overtake on the same account.
+                held |= job.resources
+        self._waiting.extendleft(reversed(left))
+        if taken:
+            resources = frozenset().union(*(job.resources for job in taken))
+            self._busy[lane] = (started, resources)
+        return taken
+
+    def _run_together(self, jobs: Sequence[_Job[T, R]]) -> None:
+        requests = [job.request for job in jobs]
+        try:
+            answers = self._run_or_repeat(requests)
+        except Exception as error:
+            problem = (
+                problem_of(error)
+                if isinstance(error, DatabaseError | InterfaceError)
+                else error
+            )
+            log.warning(
+                "coalesced_requests_failed", requests=len(jobs), exc_info=problem
+            )
+            connection.close()
+            if _is_unavailable(problem):
+                # It touches all of them alike.
+                for job in jobs:
+                    job.answer.set_exception(problem)
+                return
+            for job in jobs:
+                job.answer.set(_Failed())
+            return
+        for job, answer in zip(jobs, answers, strict=True):
+            job.answer.set(answer)
+        self._delivered(requests, answers)
+
+    def _run_or_repeat(self, requests: Sequence[T]) -> Sequence[R]:
+        """Once more on a new connection, should ours have been cut meanwhile."""
+        try:
+            return self._run(requests)
+        except (DatabaseError, InterfaceError) as error:
+            if not _is_unavailable(problem_of(error)):
+                raise
+            connection.close()
+        return self._run(requests)
+
+
+def _is_unavailable(problem: Exception) -> bool:
+    return (
+        isinstance(problem, ProblemError)
+        and problem.problem.code == "database_unavailable"
+    )

@@ -1,0 +1,70 @@
+"""gunicorn's gevent worker, which lets idle connections go when it stops.
+
+One process serves many connections, each by a greenlet, so that a slow client, bank or
+lock holds up nobody else, and requests that wait at the same time can share a commit
+(``ledger.services.coalescing``).
+"""
+
+from types import TracebackType
+from typing import Any, Self
+
+import gevent
+from gunicorn.workers.ggevent import GeventWorker
+
+#: After SIGTERM, how long kept-alive connections are still listened to: what a client
+#: sent before it could know of the stop is answered, with ``Connection: close``.
+IDLE_GRACE_SECONDS = 2.0
+
+
+class Worker(GeventWorker):
+    """A worker that ends as soon as its last request is answered.
+
+    gunicorn's own waits for kept-alive connections as if they were at work, for up to
+    ``graceful_timeout`` seconds in every deploy.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._idle: set[_Listening] = set()
+
+    def timeout_ctx(self) -> "_Listening":
+        """What limits the wait for a connection's next request."""
+        return _Listening(self._idle, seconds=self.cfg.keepalive)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGTERM: takes no new connections, and lets go of the idle ones soon."""
+        super().handle_exit(sig, frame)
+        gevent.spawn_later(IDLE_GRACE_SECONDS, self._let_go)
+
+    def _let_go(self) -> None:
+        for listening in list(self._idle):
+            listening.end()
+
+
+class _Listening:
+    """A greenlet's wait for the next request, which others can end."""
+
+    def __init__(self, idle: "set[_Listening]", *, seconds: float) -> None:
+        self._idle = idle
+        self._greenlet = gevent.getcurrent()
+        self._timeout = gevent.Timeout(seconds, exception=False)
+
+    def __enter__(self) -> Self:
+        self._idle.add(self)
+        self._timeout.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        self._idle.discard(self)
+        self._timeout.close()
+        # Swallowed: without a request the connection is closed.
+        return error is self._timeout
+
+    def end(self) -> None:
+        """Ends the wait as if its time had come."""
+        self._greenlet.kill(self._timeout, block=False)
