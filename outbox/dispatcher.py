@@ -43,6 +43,12 @@ drain end; leases then run out.
 Note [Accounts before tasks]. The handler locks accounts first; the task's row is
 updated after it, as the ledger's lock order has it. Claim and begin lock nothing but
 task rows, and claim waits for none, so no cycle can form.
+
+Note [A locked row is found by its place]. Claims join by ``ctid``: a row that the same
+statement has locked stays where it is. By the key, the planner could look through all
+of the ledger's tasks for each one that is due: it expects a single row of a ledger that
+ANALYZE has not met. A row that somebody else changed since the statement began is left
+to the next claim.
 """
 
 import time
@@ -294,7 +300,7 @@ class Dispatcher:
         rows = OutboxTask.objects.raw(
             """
             WITH due AS (
-                SELECT ledger_id, id FROM outbox_task
+                SELECT ctid AS place FROM outbox_task
                 WHERE ledger_id = %(ledger_id)s AND kind = %(kind)s
                   AND state IN ('pending', 'leased') AND due_at <= now()
                 ORDER BY due_at, id
@@ -305,8 +311,7 @@ class Dispatcher:
             SET state = 'leased', lease_token = %(token)s,
                 due_at = now() + make_interval(secs => %(lease_seconds)s)
             FROM due
-            WHERE task.ledger_id = %(ledger_id)s
-              AND task.ledger_id = due.ledger_id AND task.id = due.id
+            WHERE task.ledger_id = %(ledger_id)s AND task.ctid = due.place
             RETURNING task.*, extract(
                 epoch FROM now() - coalesce(task.retried_at, task.created_at)
             )::float8 AS age_seconds

@@ -83,18 +83,21 @@ class NoEndpointHandler(TaskSetHandler):
     """Nobody listens to these tasks: they are done at dispatch, without an attempt."""
 
     # Claim and finish are one statement, so there is no lease to lose: a crash rolls
-    # it back and the tasks are due still. No other dispatcher waits for it either.
-    # The rows are locked, so they stay where their ctid says until they are written.
+    # it back and the tasks are due still. No other dispatcher waits for it either. See
+    # Note [A locked row is found by its place] in the dispatcher.
     SQL = """
-        UPDATE outbox_task
-        SET state = 'done', lease_token = NULL, finished_at = now()
-        WHERE ledger_id = %(ledger_id)s AND ctid = ANY (ARRAY(
-            SELECT ctid FROM outbox_task
+        WITH due AS (
+            SELECT ctid AS place FROM outbox_task
             WHERE ledger_id = %(ledger_id)s AND kind = %(kind)s
               AND state IN ('pending', 'leased') AND due_at <= now()
             ORDER BY due_at, id
             LIMIT %(limit)s
-            FOR UPDATE SKIP LOCKED))
+            FOR UPDATE SKIP LOCKED
+        )
+        UPDATE outbox_task AS task
+        SET state = 'done', lease_token = NULL, finished_at = now()
+        FROM due
+        WHERE task.ledger_id = %(ledger_id)s AND task.ctid = due.place
     """
 
     def finish_due(self, *, ledger_id: UUID, kind: str, limit: int) -> int:
