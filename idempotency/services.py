@@ -29,6 +29,15 @@ from payflow.db import require_transaction
 from payflow.errors import ProblemError
 from payflow.execution import ClaimLostError, Rendered
 from payflow.ids import new_id
+from payflow.statements import (
+    Packed,
+    bigints,
+    blobs,
+    integers,
+    run_prepared,
+    texts,
+    uuids,
+)
 
 #: The largest number of stored responses that one purge statement empties.
 PURGE_BATCH = 1_000
@@ -37,14 +46,13 @@ PURGE_BATCH = 1_000
 # of the table's size.
 _ACQUIRE = """
 SELECT pg_try_advisory_xact_lock(wanted.lock), k.*
-FROM unnest(%(locks)s::bigint[], %(clients)s::uuid[], %(keys)s::text[])
+FROM unnest($2::bigint[], $3::uuid[], $4::text[])
     WITH ORDINALITY AS wanted (lock, client_id, key, number)
 LEFT JOIN LATERAL (
     SELECT digests, status, response_headers, response_body, resource_type,
         resource_id, created_at
     FROM idempotency_key
-    WHERE ledger_id = %(ledger_id)s AND client_id = wanted.client_id
-        AND key = wanted.key
+    WHERE ledger_id = $1::uuid AND client_id = wanted.client_id AND key = wanted.key
     OFFSET 0
 ) k ON true
 ORDER BY wanted.number
@@ -54,13 +62,19 @@ _STORE = """
 INSERT INTO idempotency_key (
     ledger_id, id, client_id, key, operation, digests, status, resource_type,
     resource_id, response_headers, response_body)
-SELECT %(ledger_id)s, r.*
-FROM unnest(
-    %(c0)s::uuid[], %(c1)s::uuid[], %(c2)s::text[], %(c3)s::text[], %(c4)s::jsonb[],
-    %(c5)s::smallint[], %(c6)s::text[], %(c7)s::uuid[], %(c8)s::jsonb[],
-    %(c9)s::bytea[]) AS r
+SELECT $1::uuid, r.id, r.client_id, r.key, r.operation, r.digests::jsonb, r.status,
+    r.resource_type, r.resource_id, r.headers::jsonb, r.body
+FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::int[],
+    $8::text[], $9::uuid[], $10::text[], $11::bytea[]) AS r (
+    id, client_id, key, operation, digests, status, resource_type, resource_id,
+    headers, body)
 ON CONFLICT (ledger_id, client_id, key) DO NOTHING
+RETURNING 1
 """
+_STORE_COLUMNS: tuple[Callable[[Sequence[Any]], Packed], ...] = (
+    *(uuids, uuids, texts, texts, texts),
+    *(integers, texts, uuids, texts, blobs),
+)
 
 # From one ledger to the next by index, however many keys each has.
 _LEDGERS = """
@@ -311,17 +325,15 @@ class KeyClaims:
         """For each, its stored outcome or its problem; ``None``: the key is free."""
         require_transaction()
         locks = [claim.lock_number for claim in self._claims]
-        with connection.cursor() as cursor:
-            cursor.execute(
-                _ACQUIRE,
-                {
-                    "ledger_id": self.ledger_id,
-                    "locks": locks,
-                    "clients": [claim.client_id for claim in self._claims],
-                    "keys": [claim.key for claim in self._claims],
-                },
-            )
-            rows = cursor.fetchall()
+        rows = run_prepared(
+            _ACQUIRE,
+            [
+                self.ledger_id,
+                bigints(locks),
+                uuids([claim.client_id for claim in self._claims]),
+                texts([claim.key for claim in self._claims]),
+            ],
+        )
         seen: set[int] = set()
         found: list[Rendered | ProblemError | None] = []
         for claim, lock, (is_ours, *row) in zip(self._claims, locks, rows, strict=True):
@@ -345,14 +357,12 @@ class KeyClaims:
             return
         # In one order everywhere: who meets another's key waits for it.
         rows.sort(key=lambda row: (row[1], row[2]))
-        columns = zip(*rows, strict=True)
-        parameters: dict[str, Any] = {
-            f"c{number}": list(column) for number, column in enumerate(columns)
-        }
-        with connection.cursor() as cursor:
-            cursor.execute(_STORE, {"ledger_id": self.ledger_id, **parameters})
-            if cursor.rowcount != len(rows):
-                raise ClaimLostError(f"one of {len(rows)} keys")
+        columns = zip(_STORE_COLUMNS, zip(*rows, strict=True), strict=True)
+        stored = run_prepared(
+            _STORE, [self.ledger_id, *(pack(column) for pack, column in columns)]
+        )
+        if len(stored) != len(rows):
+            raise ClaimLostError(f"one of {len(rows)} keys")
 
     def settle(self, answers: Sequence[Rendered | ProblemError]) -> None:
         """Told right after the commit, before anybody is answered."""

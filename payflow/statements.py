@@ -142,6 +142,11 @@ def texts(values: Sequence[str | None]) -> Packed:
     return _distinct(25, values, _text_cell)
 
 
+def blobs(values: Sequence[bytes]) -> Packed:
+    """A ``bytea[]``."""
+    return _array(17, [_length(len(value)) + value for value in values], False)
+
+
 def instants(values: Sequence[datetime | None]) -> Packed:
     """A ``timestamptz[]``, of few different values."""
     return _distinct(1184, values, _instant_cell)

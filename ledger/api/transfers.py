@@ -85,7 +85,7 @@ class TransferListView(ApiView):
 class TransferSeedView(TransferListView):
     """``POST /transfer``: the same operation as ``POST /v1/transfers``, and only it."""
 
-    http_method_names = ["post", "options"]  # noqa: RUF012 - as Django declares it
+    http_method_names = ["post", "options"]
 
 
 class TransferView(ApiView):
