@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint check
+.PHONY: help run test lint check bench
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/'
@@ -25,6 +25,9 @@ lint: $(INSTALLED) ## Check style, types and migrations
 		manage.py makemigrations --check --dry-run
 
 check: lint test ## What CI runs
+
+bench: $(INSTALLED) ## Measure it against its own database (ARGS="--help" says more)
+	@$(BIN)/python -m benchmarks.run $(ARGS)
 
 $(INSTALLED): requirements.txt
 	@test -w . || { echo "This folder cannot be written: copy the project to one that can." >&2; exit 1; }

@@ -1,0 +1,1 @@
+"""A Django project that does nothing: what the frameworks alone cost."""

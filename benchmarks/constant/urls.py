@@ -1,0 +1,45 @@
+"""One path, one view, one answer: about what a transfer's is."""
+
+from typing import Any
+
+from django.urls import path
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+_ID = "01a203e1-82ba-778d-a390-33ed0d0e1bcd"
+ANSWER: dict[str, Any] = {
+    "id": _ID,
+    "kind": "transfer",
+    "postings": [
+        {
+            "from_account_id": _ID,
+            "to_account_id": _ID,
+            "amount": 5000,
+            "currency": "USD",
+            "reversible": 5000,
+        }
+    ],
+    "balances": [
+        {"account_id": _ID, "currency": "USD", "posted": 100000, "version": 1},
+        {"account_id": _ID, "currency": "USD", "posted": 100000, "version": 1},
+    ],
+    "reference": None,
+    "description": "",
+    "metadata": {},
+    "effective_at": "2026-11-22T15:30:40.458328Z",
+    "created_at": "2026-11-22T15:30:40.458328Z",
+}
+
+
+class ConstantView(APIView):
+    """Answers the same to everybody."""
+
+    def get(self, _request: Request) -> Response:
+        """The answer."""
+        return Response(ANSWER)
+
+    post = get
+
+
+urlpatterns = [path("", ConstantView.as_view())]

@@ -1,0 +1,99 @@
+"""What a case costs, by group of processes: processor time and memory."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from benchmarks.stack import Stack
+
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+def group_processes(stack: Stack) -> dict[str, list[psutil.Process]]:
+    """The processes of each group of the stack, parents first."""
+    groups = {}
+    for group, process in stack.processes.items():
+        parent = psutil.Process(process.popen.pid)
+        groups[group] = [parent, *parent.children(recursive=True)]
+    return groups
+
+
+def cpu_seconds(stack: Stack) -> dict[str, float]:
+    """Processor time of each group since its start, ended children included."""
+    seconds = {}
+    for group, processes in group_processes(stack).items():
+        ticks = 0
+        for process in processes:
+            try:
+                stat = Path(f"/proc/{process.pid}/stat").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # ended just now: its parent has its time
+            # utime, stime, cutime and cstime, after the name, which may have spaces.
+            ticks += sum(map(int, stat.rpartition(")")[2].split()[11:15]))
+        seconds[group] = ticks / _TICKS_PER_SECOND
+    return seconds
+
+
+def difference(
+    before: Mapping[str, float], after: Mapping[str, float]
+) -> dict[str, float]:
+    """By how much each number has grown."""
+    return {name: value - before.get(name, 0) for name, value in after.items()}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of one process, in megabytes: resident, its share of it, the resident peak."""
+
+    rss_mb: float
+    pss_mb: float
+    peak_mb: float
+
+
+def memory(stack: Stack) -> dict[str, Memory]:
+    """The memory of each process by group and number, as ``web.0``; 0 is the parent."""
+    found = {}
+    for group, processes in group_processes(stack).items():
+        for number, process in enumerate(processes):
+            try:
+                found[f"{group}.{number}"] = _memory_of(process.pid)
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return found
+
+
+def memory_by_group(stack: Stack) -> dict[str, float]:
+    """Proportional set size of each group, in megabytes: shared pages count once."""
+    sums: dict[str, float] = {}
+    for name, used in memory(stack).items():
+        group = name.partition(".")[0]
+        sums[group] = sums.get(group, 0) + used.pss_mb
+    return sums
+
+
+def reset_peaks(processes: Iterable[psutil.Process]) -> None:
+    """Lets the peaks of ``memory`` begin anew."""
+    for process in processes:
+        Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+
+
+def _memory_of(pid: int) -> Memory:
+    rollup = _kilobytes(Path(f"/proc/{pid}/smaps_rollup"))
+    status = _kilobytes(Path(f"/proc/{pid}/status"))
+    return Memory(
+        rollup.get("Rss", 0) / 1024,
+        rollup.get("Pss", 0) / 1024,
+        status.get("VmHWM", 0) / 1024,
+    )
+
+
+def _kilobytes(path: Path) -> dict[str, int]:
+    lines = (line.split() for line in path.read_text().splitlines())
+    return {
+        words[0].rstrip(":"): int(words[1])
+        for words in lines
+        if len(words) == 3 and words[2] == "kB"
+    }

@@ -1,0 +1,224 @@
+"""From rounds to medians, ratios and goals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from benchmarks.cases import Case, Metrics
+
+#: Groups of processes whose processor time is shown.
+GROUPS = ("web", "postgres", "valkey", "worker", "dispatcher", "beat", "generator")
+
+
+def summarize(
+    cases: Sequence["Case"], rounds: Sequence[dict[str, "Metrics"]]
+) -> dict[str, Any]:
+    """For each case, the median of every number, and of the rate the spread."""
+    names = {case.name: (case.title, case.unit) for case in cases}
+    names["audit"] = ("full audit", "entries/s")
+    summaries = {}
+    for name, (title, unit) in names.items():
+        measured = [found[name] for found in rounds if name in found]
+        if not measured:
+            continue
+        rates = [metrics["rate"] for metrics in measured]
+        summaries[name] = {
+            "title": title,
+            "unit": unit,
+            **_medians(measured),
+            "rate_min": min(rates),
+            "rate_max": max(rates),
+            "cpu_us_each": _cpu_us_each(measured),
+        }
+    return summaries
+
+
+def _medians(measured: Sequence[Any]) -> dict[str, Any]:
+    """Key by key; numbers of one key may be missing in some."""
+    result: dict[str, Any] = {}
+    for key in measured[0]:
+        values = [metrics[key] for metrics in measured if key in metrics]
+        if isinstance(values[0], dict):
+            result[key] = _medians(values)
+        else:
+            result[key] = median(values)
+    return result
+
+
+def _cpu_us_each(measured: Sequence["Metrics"]) -> dict[str, float]:
+    """Microseconds of processor time for each operation, by group."""
+    found: dict[str, list[float]] = {}
+    for metrics in measured:
+        operations = metrics["rate"] * metrics["seconds"]
+        for group, seconds in metrics["cpu_seconds"].items():
+            found.setdefault(group, []).append(seconds * 1e6 / operations)
+    return {group: median(values) for group, values in found.items()}
+
+
+# --- Goals ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A ratio within one run.
+
+    Attributes:
+        name: for people.
+        value: the ratio.
+        bound: what it must reach, or must not pass.
+        is_least: whether the bound is the least that is wanted.
+    """
+
+    name: str
+    value: float
+    bound: float
+    is_least: bool = True
+
+    @property
+    def is_met(self) -> bool:
+        """Whether it is reached."""
+        return self.value >= self.bound if self.is_least else self.value <= self.bound
+
+
+def best(cases: dict[str, Any], prefix: str) -> dict[str, Any] | None:
+    """Of the cases whose names begin so, the one with the highest median rate."""
+    found = [case for name, case in cases.items() if name.startswith(prefix)]
+    return max(found, key=lambda case: case["rate"], default=None)
+
+
+def goals(cases: dict[str, Any]) -> list[Goal]:
+    """The goals that can be judged by the cases that were measured."""
+    found = []
+
+    def ratio(name: str, what: Any, reference: Any, bound: float) -> None:
+        if what and reference:
+            found.append(Goal(name, what["rate"] / reference["rate"], bound))
+
+    r2 = cases.get("r2")
+    for spread, bound in (("uniform", 0.40), ("hot", 1.0)):
+        ratio(
+            f"single transfers, {spread}, of R1 {spread}",
+            best(cases, f"single.{spread}."),
+            best(cases, f"r1.{spread}."),
+            bound,
+        )
+    ratio("batches of 1,000, of R2", best(cases, "batch.1000."), r2, 0.70)
+    ratio("seed_accounts, of R2", cases.get("seed"), r2, 0.80)
+    ratio(
+        "replays, of a constant DRF view",
+        cases.get("replay"),
+        cases.get("constant"),
+        0.8,
+    )
+    for spread in ("uniform", "hot"):
+        if half := cases.get(f"half.{spread}"):
+            name = f"p99 of p50 at half of the best rate, {spread}"
+            found.append(Goal(name, half["p99_to_p50"], 5.0, is_least=False))
+    if full := cases.get("audit"):
+        found.append(Goal("audit, of 1,000,000 entries/s", full["rate"] / 1e6, 1.0))
+    if audited := cases.get("hot-while-audited"):
+        found.append(Goal("hot account while audited", audited["kept"], 0.8))
+    growths = [
+        case["web_growth_mb"]
+        for name, case in cases.items()
+        if name.startswith("batch.10000.")
+    ]
+    if growths:
+        name = "growth in a batch of 10,000, of 200 MB"
+        found.append(Goal(name, max(growths) / 200, 1.0, is_least=False))
+    return found
+
+
+#: How much slower a case may be in big books than in small ones, by its name's start.
+_SIZE_BOUNDS = (("read.", 1 / 1.3), ("admin.", 1 / 1.3), ("", 0.9))
+#: What is no case of PayFlow, or is judged by other goals.
+_NOT_COMPARED = ("r1", "r2", "constant", "audit", "half.")
+
+
+def size_goals(small: dict[str, Any], big: dict[str, Any]) -> list[Goal]:
+    """The cases of a run on big books against those of one on small books."""
+    found = []
+    for name, case in big.items():
+        if name in small and not name.startswith(_NOT_COMPARED):
+            bound = next(b for start, b in _SIZE_BOUNDS if name.startswith(start))
+            found.append(Goal(case["title"], case["rate"] / small[name]["rate"], bound))
+    return found
+
+
+# --- Showing --------------------------------------------------------------------------
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """The table on the terminal."""
+    console = Console(width=None if _is_wide() else 150)
+    if "soak" in result:
+        _print_soak(console, result["soak"])
+        return
+    cases = result["cases"]
+    table = Table(
+        "case", "rate", "min-max", "p50", "p95", "p99", "CPU µs each by group"
+    )
+    for column in table.columns[1:6]:
+        column.justify = "right"
+    for case in cases.values():
+        latency = case.get("latency_ms", {})
+        table.add_row(
+            case["title"],
+            f"{case['rate']:,.0f} {case['unit']}",
+            f"{case['rate_min']:,.0f}-{case['rate_max']:,.0f}",
+            *(
+                f"{latency[p]:,.1f} ms" if p in latency else ""
+                for p in ("p50", "p95", "p99")
+            ),
+            cpu_text(case),
+        )
+    console.print(table)
+    for name, counts in result.get("counts", {}).items():
+        console.print(
+            f"{name}: {counts['statements_each']:.2f} statements and"
+            f" {counts['valkey_commands_each']:.2f} Valkey commands for each transfer"
+        )
+    judged = Table("goal", "ratio", "wanted", "")
+    for goal in goals(cases):
+        judged.add_row(
+            goal.name,
+            f"{goal.value:.2f}",
+            f"{'≥' if goal.is_least else '≤'} {goal.bound:.2f}",
+            "[green]met[/green]" if goal.is_met else "[red]not met[/red]",
+        )
+    console.print(judged)
+
+
+def cpu_text(case: dict[str, Any]) -> str:
+    """As ``web 310, postgres 200``; what rounds to nothing is left out."""
+    each = case.get("cpu_us_each", {})
+    shown = [group for group in (*GROUPS, "command") if each.get(group, 0) >= 0.5]
+    return ", ".join(f"{group} {each[group]:,.0f}" for group in shown)
+
+
+def _print_soak(console: Console, soak: dict[str, Any]) -> None:
+    table = Table("process", "MB at the start", "MB at the end", "MB an hour")
+    for name, process in soak["processes"].items():
+        first, last = process["samples"][0][1], process["samples"][-1][1]
+        slope = process["slope_mb_per_hour"]
+        table.add_row(
+            name,
+            f"{first:,.0f}",
+            f"{last:,.0f}",
+            "" if slope is None else f"{slope:+,.1f}",
+        )
+    console.print(table)
+    console.print(
+        f"{soak['load']['rate']:,.0f} transfers/s for {soak['minutes']:g} min"
+    )
+
+
+def _is_wide() -> bool:
+    import shutil
+
+    return shutil.get_terminal_size((0, 0)).columns > 120
