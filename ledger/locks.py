@@ -26,6 +26,7 @@ from ledger.models import (
     ScheduledTransfer,
 )
 from payflow.db import require_transaction
+from payflow.money import MAX_AMOUNT, MAX_COUNTER
 from payflow.statements import run_prepared, uuids
 
 
@@ -61,6 +62,27 @@ class LockedAccount:
     credits_pending: int
     last_entry_at: datetime | None
     has_velocity_limits: bool
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its status and role forbid nothing."""
+        return self.status == "open" and self.payout_destination is None
+
+    def bears(self, *, debit: int, credit: int) -> bool:
+        """Whether its floor and its range allow what is moved; one of both is 0."""
+        debits, credits = self.debits_posted + debit, self.credits_posted + credit
+        net = credits - debits
+        if self.is_debit_normal:
+            available, falls = -net - self.credits_pending, credit
+        else:
+            available, falls = net - self.debits_pending, debit
+        return (
+            -MAX_AMOUNT <= net <= MAX_AMOUNT
+            and -MAX_AMOUNT <= available <= MAX_AMOUNT
+            and debits <= MAX_COUNTER
+            and credits <= MAX_COUNTER
+            and (not falls or self.min_balance is None or available >= self.min_balance)
+        )
 
     @property
     def posted(self) -> int:

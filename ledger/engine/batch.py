@@ -1,8 +1,9 @@
 """A batch: operations judged and applied one after the other, written all at once."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
@@ -37,7 +38,7 @@ from outbox.wakeup import wake_dispatcher
 from payflow.actors import Actor
 from payflow.db import require_transaction
 from payflow.errors import Problem
-from payflow.ids import new_id
+from payflow.ids import new_id, new_id_bytes
 from payflow.money import MAX_AMOUNT
 
 #: The most lapsed holds of one account that one look ends, and about the most postings
@@ -72,6 +73,10 @@ GROUP BY p.hold_id
 """
 
 
+# Account, destination, amount and currency of a task that pays nothing out.
+_NO_PAYOUT = (None, None, None, None)
+
+
 class Batch:
     """Operations on one ledger in the caller's transaction; see ``ledger.engine``.
 
@@ -100,10 +105,11 @@ class Batch:
         self._key = idempotency_key
         self.accounts: dict[UUID, LockedAccount] = {}
         self._velocity = Velocity(ledger_id, ())
+        self._has_limits = False
         self._closed_before: datetime | None = None
         self._used_references: set[str] = set()
         self._rows = writing.Rows()
-        self._touched: dict[UUID, LockedAccount] = {}
+        self._touched: dict[LockedAccount, None] = {}
         self._holds: dict[UUID, LockedHold] = {}
         self._without_lapsed: set[UUID] = set()
         self._requests: list[TransferRequest] = []
@@ -118,6 +124,7 @@ class Batch:
         """Locks the accounts and reads what limits them. Once, before all else."""
         self.accounts = lock_accounts(ledger_id=self.ledger_id, account_ids=account_ids)
         self._velocity = Velocity(self.ledger_id, self.accounts.values())
+        self._has_limits = bool(self._velocity)
 
     def prepare(self, requests: Sequence[TransferRequest | HoldRequest]) -> None:
         """Reads what else these requests are judged by. Once, after ``lock``."""
@@ -131,6 +138,43 @@ class Batch:
                 ledger_id=self.ledger_id, reference__in=wanted
             ).values_list("reference", flat=True)
             self._used_references = {reference for reference in found if reference}
+
+    def post(self, request: TransferRequest) -> Problem | None:
+        """Applies a transfer, unless something forbids it: then it says what."""
+        problem = None if self._is_plain(request) else self.refusal(request)
+        if problem is None:
+            self.add(request)
+        return problem
+
+    def _is_plain(self, request: TransferRequest) -> bool:
+        """Whether one look shows that nothing forbids the transfer.
+
+        Most are so: one posting, now, between two ordinary accounts that bear it. It is
+        true only where :meth:`refusal` finds nothing, and a test compares the two; all
+        others are judged rule by rule, in the documented order.
+        """
+        if (
+            request.effective_at is not None
+            or self._has_limits
+            or len(request.postings) != 1
+            or (
+                request.reference is not None
+                and request.reference in self._used_references
+            )
+        ):
+            return False
+        ((source_id, target_id, amount),) = request.postings
+        source, target = self.accounts.get(source_id), self.accounts.get(target_id)
+        return (
+            source is not None
+            and target is not None
+            and source is not target
+            and source.currency == target.currency
+            and source.is_plain
+            and target.is_plain
+            and source.bears(debit=amount, credit=0)
+            and target.bears(debit=0, credit=amount)
+        )
 
     # --- Judging ------------------------------------------------------------------
 
@@ -160,7 +204,7 @@ class Batch:
             return problem
         if request.reference is not None and request.reference in self._used_references:
             return refusals.reference_taken(request.reference)
-        if self._velocity:
+        if self._has_limits:
             problem = self._velocity.refusal(self._counted(request, hold))
             if problem is not None:
                 return problem
@@ -225,40 +269,36 @@ class Batch:
 
     def add(self, request: TransferRequest, *, hold: LockedHold | None = None) -> None:
         """Applies a transfer that is not refused; from here on it must succeed."""
-        if self._velocity:
+        if self._has_limits:
             self._velocity.count(self._counted(request, hold))
-        touched: dict[UUID, LockedAccount] = {}
-        rows, by = self._rows, len(self._actors)
+        rows, by, transfer_id = self._rows, len(self._actors), request.id.bytes
         rows.tasks.append(
             (
-                new_id(),
-                TaskKind.TRANSFER_POSTED,
-                request.id,
+                new_id_bytes(),
+                TaskKind.TRANSFER_POSTED.value,
+                transfer_id,
                 0,
-                None,
-                None,
-                None,
-                None,
+                *_NO_PAYOUT,
                 by,
             )
         )
-        for number, posting in enumerate(request.postings, start=1):
-            source = self.accounts[posting.from_account_id]
-            target = self.accounts[posting.to_account_id]
-            source.debits_posted += posting.amount
-            target.credits_posted += posting.amount
+        moved: dict[LockedAccount, None] = {}
+        for number, (source_id, target_id, amount) in enumerate(request.postings, 1):
+            source, target = self.accounts[source_id], self.accounts[target_id]
+            source.debits_posted += amount
+            target.credits_posted += amount
             for account, direction in ((source, "debit"), (target, "credit")):
                 account.version += 1
-                touched[account.id] = account
+                moved[account] = None
                 rows.entries.append(
                     (
-                        new_id(),
-                        request.id,
+                        new_id_bytes(),
+                        transfer_id,
                         number,
                         direction,
-                        account.id,
+                        account.id.bytes,
                         account.currency,
-                        posting.amount,
+                        amount,
                         account.version,
                         account.debits_posted,
                         account.credits_posted,
@@ -268,25 +308,25 @@ class Batch:
             if target.payout_destination is not None:
                 rows.tasks.append(
                     (
-                        new_id(),
-                        TaskKind.PAYOUT,
-                        request.id,
+                        new_id_bytes(),
+                        TaskKind.PAYOUT.value,
+                        transfer_id,
                         number,
-                        target.id,
+                        target.id.bytes,
                         target.payout_destination,
-                        posting.amount,
+                        amount,
                         target.currency,
                         by,
                     )
                 )
         rows.transfers.append(
             (
-                request.id,
-                str(request.kind),
+                transfer_id,
+                request.kind.value,
                 len(request.postings),
                 request.reference,
                 request.description,
-                json.dumps(dict(request.metadata)),
+                _json(request.metadata),
                 request.effective_at,
                 request.idempotency_key,
                 _origin(request),
@@ -295,12 +335,9 @@ class Batch:
         )
         self._requests.append(request)
         self._balances.append(
-            tuple(
-                BalanceAfter(a.id, a.currency, a.posted, a.version)
-                for a in touched.values()
-            )
+            tuple([BalanceAfter(a.id, a.currency, a.posted, a.version) for a in moved])
         )
-        self._touched.update(touched)
+        self._touched.update(moved)
         if request.reference is not None:
             self._used_references.add(request.reference)
 
@@ -319,7 +356,7 @@ class Batch:
             over_capture_basis_points: what captures may take beyond the hold, in
                 hundredths of a percent of each posting.
         """
-        if self._velocity:
+        if self._has_limits:
             self._velocity.count(self._counted(request, None))
         expiry = (request.expires_at, lifetime)
         self._rows.holds.append(
@@ -328,7 +365,7 @@ class Batch:
                 len(request.postings),
                 request.reference,
                 request.description,
-                json.dumps(dict(request.metadata)),
+                _json(request.metadata),
                 *expiry,
                 len(self._actors),
             )
@@ -412,8 +449,7 @@ class Batch:
         source, target = self.accounts[from_account_id], self.accounts[to_account_id]
         source.debits_pending += amount
         target.credits_pending += amount
-        self._touched[source.id] = source
-        self._touched[target.id] = target
+        self._touched[source] = self._touched[target] = None
 
     def _event(
         self,
@@ -471,14 +507,14 @@ class Batch:
         rows = self._rows
         rows.accounts = [
             (
-                a.id,
+                a.id.bytes,
                 a.version,
                 a.debits_posted,
                 a.credits_posted,
                 a.debits_pending,
                 a.credits_pending,
             )
-            for a in self._touched.values()
+            for a in self._touched
         ]
         rows.hold_changes = [
             (h.id, h.status, h.expires_at) for h in self._holds.values()
@@ -489,7 +525,7 @@ class Batch:
             for p in h.postings
         ]
         rows.usage = [(new_id(), *row) for row in self._velocity.rows()]
-        times = [a.last_entry_at for a in self._touched.values() if a.last_entry_at]
+        times = [a.last_entry_at for a in self._touched if a.last_entry_at]
         if self._velocity.last_usage_at is not None:
             times.append(self._velocity.last_usage_at)
         return writing.write(
@@ -508,19 +544,22 @@ class Batch:
         recorded_at: datetime,
     ) -> PostedTransfer:
         is_reversible = request.kind in REVERSIBLE_KINDS
+        accounts = self.accounts
         return PostedTransfer(
             ledger_id=self.ledger_id,
             id=request.id,
             kind=request.kind,
             postings=tuple(
-                Posting(
-                    p.from_account_id,
-                    p.to_account_id,
-                    p.amount,
-                    self.accounts[p.from_account_id].currency,
-                    p.amount if is_reversible else 0,
-                )
-                for p in request.postings
+                [
+                    Posting(
+                        source_id,
+                        target_id,
+                        amount,
+                        accounts[source_id].currency,
+                        amount if is_reversible else 0,
+                    )
+                    for source_id, target_id, amount in request.postings
+                ]
             ),
             balances=balances,
             reference=request.reference,
@@ -588,8 +627,20 @@ def _beyond(
     ]
 
 
+def _json(metadata: Mapping[str, Any]) -> str:
+    return json.dumps(dict(metadata)) if metadata else "{}"
+
+
 def _origin(request: TransferRequest) -> str | None:
     """The columns that only some transfers have, as JSON; ``None`` if it has none."""
+    if (
+        request.reverses_transfer_id is None
+        and request.hold_id is None
+        and request.reason is None
+        and request.permission is None
+        and request.exchange_rate is None
+    ):
+        return None
     columns = {
         "reverses_transfer_id": request.reverses_transfer_id,
         "hold_id": request.hold_id,
@@ -597,8 +648,6 @@ def _origin(request: TransferRequest) -> str | None:
         "permission": request.permission,
         "exchange_rate": request.exchange_rate,
     }
-    if not any(columns.values()):
-        return None
     origin = {name: str(value) for name, value in columns.items() if value is not None}
     if request.source_postings is not None:
         numbers = ",".join(str(number) for number in request.source_postings)

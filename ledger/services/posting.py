@@ -89,10 +89,7 @@ def _post_each(
     problems: list[Problem | None] = []
     for request, actor in requests:
         batch.act_for(actor)
-        problem = batch.refusal(request)
-        if problem is None:
-            batch.add(request)
-        problems.append(problem)
+        problems.append(batch.post(request))
     posted = iter(batch.write(tasks_are_done=tasks_are_done))
     return [problem or next(posted) for problem in problems]
 
@@ -138,10 +135,9 @@ def _add_all(
 ) -> tuple[int, Problem] | None:
     """Adds the requests up to the first that is refused, and says which and why."""
     for index, request in enumerate(requests):
-        problem = batch.refusal(request)
+        problem = batch.post(request)
         if problem is not None:
             return index, problem
-        batch.add(request)
     return None
 
 

@@ -5,8 +5,12 @@ from datetime import timedelta
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from ledger.engine.batch import Batch
 from ledger.enums import AccountKind, AccountStatus, TransferKind
+from ledger.locks import LockedAccount
 from ledger.models import Account, Entry, Transfer
 from ledger.services.posting import (
     MAX_TRANSFERS,
@@ -244,6 +248,68 @@ def test_refusals_come_in_the_documented_order():
     assert of(*every[6:], **rest) == "effective_at_in_future"
     assert of(*every[6:], reference="used") == "reference_taken"
     assert of(*every[6:]) == "insufficient_funds"
+
+
+SOME = st.sampled_from([0, 1, 2, 99, MAX_AMOUNT - 1, MAX_AMOUNT])
+
+
+@st.composite
+def locked_accounts(draw: st.DrawFn) -> LockedAccount:
+    """An account in any state that can be in the books."""
+    is_debit_normal = draw(st.booleans())
+    debits, credits = draw(SOME), draw(SOME)
+    return LockedAccount(
+        id=new_id(),
+        currency=draw(st.sampled_from(["USD", "USD", "EUR"])),
+        is_debit_normal=is_debit_normal,
+        status=draw(st.sampled_from(["open", "open", *AccountStatus.values])),
+        min_balance=draw(st.sampled_from([None, 0, -5, 5])),
+        payout_destination=draw(st.sampled_from([None, None, "DE00"])),
+        version=7,
+        debits_posted=debits,
+        credits_posted=credits,
+        debits_pending=draw(SOME),
+        credits_pending=draw(SOME),
+        last_entry_at=None,
+        has_velocity_limits=False,
+    )
+
+
+@given(
+    accounts=st.lists(locked_accounts(), min_size=2, max_size=2),
+    is_missing=st.booleans(),
+    is_same=st.booleans(),
+    amount=st.sampled_from([1, 2, 100, MAX_AMOUNT]),
+    reference=st.sampled_from([None, "used", "free"]),
+    effective_at=st.sampled_from([None, now() + timedelta(hours=1)]),
+)
+@settings(max_examples=2_000, suppress_health_check=list(HealthCheck))
+def test_what_passes_at_one_look_passes_every_rule(
+    db, accounts, is_missing, is_same, amount, reference, effective_at
+):
+    batch = Batch(ledger_id=new_id(), actor=ACTOR, now=now())
+    batch.accounts = {account.id: account for account in accounts}
+    batch._used_references = {"used"}
+    batch._without_lapsed = {account.id for account in accounts}
+    source, target = (account.id for account in accounts)
+    request = TransferRequest(
+        postings=(
+            PostingRequest(
+                source,
+                source if is_same else new_id() if is_missing else target,
+                amount,
+            ),
+        ),
+        reference=reference,
+        effective_at=effective_at,
+    )
+
+    looked, judged = batch._is_plain(request), batch.refusal(request)
+
+    assert not looked or judged is None, judged
+    # And of what passes every rule, all that is ordinary passes at one look.
+    is_ordinary = effective_at is None and all(a.is_plain for a in accounts)
+    assert looked or judged is not None or not is_ordinary
 
 
 def test_a_frozen_out_account_receives_and_does_not_send():
