@@ -21,6 +21,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 from uuid import UUID
 
@@ -32,6 +33,7 @@ from django.dispatch import receiver
 from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
+from payflow.coalescing import Coalescer, is_available
 from payflow.db import is_new
 from payflow.execution import Rendered
 
@@ -111,6 +113,7 @@ class _KnownEpoch:
     def __init__(self) -> None:
         self.value: str | None = None
         self.asked_at = 0.0
+        self.asking = Lock()
 
     def is_fresh(self) -> bool:
         return time.monotonic() - self.asked_at < EPOCH_SECONDS
@@ -133,6 +136,14 @@ def current_epoch() -> str:
     """
     if (value := _known.value) is not None and _known.is_fresh():
         return value
+    with _known.asking:
+        # Who waited for another's question has its answer.
+        if (value := _known.value) is not None and _known.is_fresh():
+            return value
+        return _ask_epoch()
+
+
+def _ask_epoch() -> str:
     asked_at = time.monotonic()
     with connection.cursor() as cursor:
         cursor.execute(
@@ -150,7 +161,7 @@ def current_epoch() -> str:
 def claim_or_find(
     *, ledger_id: UUID, client_id: UUID, key: str
 ) -> Finished | Mark | None:
-    """Claims a key or finds what is there, in one round trip.
+    """Claims a key or finds what is there, in one round trip, shared if others wait.
 
     Returns:
         The finished outcome; or a mark, whose token is empty if another request is in
@@ -165,16 +176,37 @@ def claim_or_find(
         log.warning("idempotency_epoch_unavailable", error=type(error).__name__)
         return None
     name = f"payflow:idempotency:{epoch}:{ledger_id.hex}:{client_id.hex}:{key}"
-    token = b"P" + secrets.token_hex(16).encode()
+    mark = Mark(name, b"P" + secrets.token_hex(16).encode())
+    if not is_available():
+        return _claim_or_find([mark])[0]
+    return _round_trips.submit(
+        mark,
+        identity=mark.token,
+        group=None,
+        resources=frozenset(),
+        alone=lambda: _claim_or_find([mark])[0],
+    )
+
+
+def _claim_or_find(marks: Sequence[Mark]) -> list[Finished | Mark | None]:
     try:
-        found = _client().set(name, token, nx=True, get=True, px=IN_PROGRESS_MS)
+        with _client().pipeline(transaction=False) as pipeline:
+            for mark in marks:
+                pipeline.set(
+                    mark.name, mark.token, nx=True, get=True, px=IN_PROGRESS_MS
+                )
+            found = pipeline.execute()
     except (RedisError, OSError) as error:
         breaker.failed(error)
-        return None
+        return [None] * len(marks)
     breaker.succeeded()
-    if found is None:
-        return Mark(name, token)
-    return _decode(found) or Mark(name, b"")
+    return [
+        mark if value is None else _decode(value) or Mark(mark.name, b"")
+        for mark, value in zip(marks, found, strict=True)
+    ]
+
+
+_round_trips: Coalescer[Mark, Finished | Mark | None] = Coalescer(_claim_or_find)
 
 
 def publish(outcomes: Sequence[Outcome]) -> None:

@@ -3,7 +3,8 @@
 A *lane* is a greenlet with a connection of its own. It takes what waits, runs it in one
 transaction, hands out the answers, and looks again: so nobody waits for company, and
 the busier the database, the more requests share a commit (group commit, as in DeWitt et
-al., "Implementation Techniques for Main Memory Database Systems", 1984).
+al., "Implementation Techniques for Main Memory Database Systems", 1984). In the same
+way they share a round trip to Valkey.
 
 Requests that share a resource (an account) with what a lane has in its hands wait for
 it here, where it costs nothing, and not in PostgreSQL. Other requests do not wait
@@ -41,7 +42,7 @@ R = TypeVar("R")
 MOST_TOGETHER = 128
 #: The most requests that wait in one process; the next ones are told to come again.
 MOST_WAITING = 1_000
-#: Lanes, and so connections, of one process; in ordinary times one of them works.
+#: Lanes of a coalescer, and so its connections; in ordinary times one of them works.
 LANES = 3
 #: How long a lane may be at work before the next one takes what need not wait for it.
 PATIENCE_SECONDS = 0.05
@@ -86,7 +87,7 @@ class Coalescer(Generic[T, R]):
         self,
         run: Callable[[Sequence[T]], Sequence[R]],
         *,
-        delivered: Callable[[Sequence[T], Sequence[R]], None],
+        delivered: Callable[[Sequence[T], Sequence[R]], None] | None = None,
     ) -> None:
         self._run = run
         self._delivered = delivered
@@ -208,7 +209,8 @@ class Coalescer(Generic[T, R]):
             return
         for job, answer in zip(jobs, answers, strict=True):
             job.answer.set(answer)
-        self._delivered(requests, answers)
+        if self._delivered is not None:
+            self._delivered(requests, answers)
 
     def _run_or_repeat(self, requests: Sequence[T]) -> Sequence[R]:
         """Once more on a new connection, should ours have been cut meanwhile."""
