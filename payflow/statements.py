@@ -17,6 +17,7 @@ of prepared statements: PgBouncer does from 1.21 on, with ``max_prepared_stateme
 """
 
 import struct
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -91,6 +92,17 @@ def run_prepared(
     with connection._prepare_cursor(raw) as cursor:  # type: ignore[attr-defined]
         cursor.execute(sql, parameters)
         return cursor.fetchall() if cursor.description else []
+
+
+def discard_plans(*, older_than_seconds: float) -> None:
+    """Has this session make its plans anew, if it has not done so lately."""
+    session = connection.connection
+    kept_since = session.__dict__.get("_payflow_planned_at", 0.0)
+    if time.monotonic() - kept_since < older_than_seconds:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("DISCARD PLANS")
+    session.__dict__["_payflow_planned_at"] = time.monotonic()
 
 
 # --- Values -----------------------------------------------------------------------

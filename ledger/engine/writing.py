@@ -12,12 +12,11 @@ from functools import cache
 from typing import Any, cast
 from uuid import UUID
 
-from django.db import connection
-
 from payflow.actors import Actor
 from payflow.statements import (
     Packed,
     bigints,
+    discard_plans,
     instant,
     instants,
     integers,
@@ -28,10 +27,12 @@ from payflow.statements import (
     uuids,
 )
 
-#: From so many entries on, what the connection remembers of plans is thrown away first.
-#: Foreign keys and triggers keep theirs, and one that was made on nearly empty tables
-#: may read a whole table for each row, until autovacuum has noticed that they grew.
+#: From so many entries on, plans that the connection has kept for longer than these
+#: seconds are made anew first. Foreign keys and triggers keep theirs, and one that was
+#: made on nearly empty tables may read a whole table for each row, until autovacuum has
+#: noticed that they grew. Making them costs some milliseconds.
 REPLAN_ROWS = 200
+REPLAN_SECONDS = 1.0
 
 Row = tuple[Any, ...]
 
@@ -99,8 +100,7 @@ def write(
         if part.is_update:
             expected += len(values)
     if len(rows.entries) + len(rows.hold_posting_changes) >= REPLAN_ROWS:
-        with connection.cursor() as cursor:
-            cursor.execute("DISCARD PLANS")
+        discard_plans(older_than_seconds=REPLAN_SECONDS)
     ((recorded_at, updated),) = run_prepared(_statement(present), parameters)
     if updated != expected:
         raise RuntimeError("a locked row disappeared: refusing to commit")

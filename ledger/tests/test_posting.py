@@ -283,7 +283,7 @@ def locked_accounts(draw: st.DrawFn) -> LockedAccount:
     reference=st.sampled_from([None, "used", "free"]),
     effective_at=st.sampled_from([None, now() + timedelta(hours=1)]),
 )
-@settings(max_examples=2_000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, suppress_health_check=list(HealthCheck))
 def test_what_passes_at_one_look_passes_every_rule(
     db, accounts, is_missing, is_same, amount, reference, effective_at
 ):
