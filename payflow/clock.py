@@ -10,5 +10,5 @@ def now() -> datetime:
 
 def format_instant(instant: datetime) -> str:
     """RFC 3339 in UTC with microseconds: ``2026-11-22T12:00:00.000000Z``."""
-    utc = instant.astimezone(UTC).replace(tzinfo=None)
-    return utc.isoformat(timespec="microseconds") + "Z"
+    utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
+    return utc.isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"

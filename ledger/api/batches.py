@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from django.http import HttpResponse
@@ -237,7 +237,7 @@ def _read_item(shape: Shape) -> TransferRequest:
     key = shape.text("idempotency_key", maximum=MAX_KEY_LENGTH, empty=False)
     if key and (fault := key_fault(key)) is not None:
         shape.fail("idempotency_key", "not_a_key", fault)
-    return replace(read_transfer_fields(shape), idempotency_key=key)
+    return read_transfer_fields(shape, idempotency_key=key)
 
 
 def _refuse_repeated_keys(

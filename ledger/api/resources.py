@@ -28,13 +28,14 @@ _SIMPLE_FORM = ("from_account_id", "to_account_id", "amount")
 
 def transfer_json(transfer: PostedTransfer) -> dict[str, Any]:
     """A transfer's resource. Amounts are integers of minor units, instants UTC."""
+    created_at = format_instant(transfer.created_at)
     return {
-        "id": str(transfer.id),
+        "id": transfer.id,
         "kind": str(transfer.kind),
         "postings": [
             {
-                "from_account_id": str(p.from_account_id),
-                "to_account_id": str(p.to_account_id),
+                "from_account_id": p.from_account_id,
+                "to_account_id": p.to_account_id,
                 "amount": p.amount,
                 "currency": p.currency,
                 "amount_reversible": p.amount_reversible,
@@ -44,22 +45,22 @@ def transfer_json(transfer: PostedTransfer) -> dict[str, Any]:
         "reference": transfer.reference,
         "description": transfer.description,
         "metadata": dict(transfer.metadata),
-        "reverses_transfer_id": (
-            str(transfer.reverses_transfer_id)
-            if transfer.reverses_transfer_id
-            else None
-        ),
-        "hold_id": str(transfer.hold_id) if transfer.hold_id else None,
+        "reverses_transfer_id": transfer.reverses_transfer_id,
+        "hold_id": transfer.hold_id,
         "reason": transfer.reason,
         "permission": transfer.permission,
         "exchange_rate": (
             format_rate(transfer.exchange_rate) if transfer.exchange_rate else None
         ),
-        "effective_at": format_instant(transfer.effective_at),
-        "created_at": format_instant(transfer.created_at),
+        "effective_at": (
+            created_at
+            if transfer.effective_at is transfer.created_at
+            else format_instant(transfer.effective_at)
+        ),
+        "created_at": created_at,
         "balances": [
             {
-                "account_id": str(b.account_id),
+                "account_id": b.account_id,
                 "currency": b.currency,
                 "posted": b.posted,
                 "version": b.version,
@@ -72,7 +73,7 @@ def transfer_json(transfer: PostedTransfer) -> dict[str, Any]:
 def account_json(account: Account) -> dict[str, Any]:
     """An account's resource."""
     return {
-        "id": str(account.id),
+        "id": account.id,
         "reference": account.reference,
         "owner_name": account.owner_name,
         "kind": account.kind,
@@ -102,8 +103,8 @@ def entry_json(entry: Entry, *, account: Account) -> dict[str, Any]:
     """An entry's resource, with the account's posted balance after it."""
     net = entry.credits_after - entry.debits_after
     return {
-        "id": str(entry.id),
-        "transfer_id": str(entry.transfer_id),
+        "id": entry.id,
+        "transfer_id": entry.transfer_id,
         "posting_number": entry.posting_number,
         "direction": str(Direction(entry.direction)),
         "amount": entry.amount,
@@ -115,20 +116,26 @@ def entry_json(entry: Entry, *, account: Account) -> dict[str, Any]:
     }
 
 
-def read_transfer(body: Any) -> TransferRequest:
+def read_transfer(body: Any, *, idempotency_key: str | None) -> TransferRequest:
     """The transfer that a body asks for, in the simple or the ``postings`` form.
+
+    Args:
+        body: the parsed JSON.
+        idempotency_key: of the request.
 
     Raises:
         ProblemError: ``invalid_request`` with every field that is wrong.
     """
     shape = Shape(body)
     shape.boolean("dry_run", default=False)
-    request = read_transfer_fields(shape)
+    request = read_transfer_fields(shape, idempotency_key=idempotency_key)
     shape.finish()
     return request
 
 
-def read_transfer_fields(shape: Shape) -> TransferRequest:
+def read_transfer_fields(
+    shape: Shape, *, idempotency_key: str | None = None
+) -> TransferRequest:
     """The transfer that an object asks for; the caller finishes the shape."""
     return TransferRequest(
         postings=read_postings(shape),
@@ -136,6 +143,7 @@ def read_transfer_fields(shape: Shape) -> TransferRequest:
         description=shape.text("description", maximum=MAX_DESCRIPTION) or "",
         metadata=shape.metadata("metadata"),
         effective_at=shape.instant("effective_at"),
+        idempotency_key=idempotency_key,
     )
 
 

@@ -1,6 +1,5 @@
 """``/transfer`` and ``/v1/transfers``."""
 
-from dataclasses import replace
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -46,9 +45,8 @@ class TransferListView(ApiView):
     def post(self, request: Request) -> HttpResponse:
         """Posts one transfer."""
         ledger_id, actor = request.user.ledger_id, actor_of(request._request)
-        wanted = replace(
-            read_transfer(self.body()),
-            idempotency_key=idempotency_key_of(request._request),
+        wanted = read_transfer(
+            self.body(), idempotency_key=idempotency_key_of(request._request)
         )
 
         def command() -> Outcome:
