@@ -87,6 +87,7 @@ def wrk(
         *("--duration", f"{max(1, round(seconds))}s"),
         *("--timeout", f"{_TIMEOUT_SECONDS}s"),
         *("--script", str(_LUA / f"{script}.lua"), f"http://{address}/", "--"),
+        f"threads={threads}",
         *(f"{name}={value}" for name, value in options.items() if value is not None),
     ]
     run = run_measured(command, LUA_PATH=f"{_LUA}/?.lua;;")
@@ -98,6 +99,11 @@ def wrk(
         raise BenchmarkError(
             f"Of {said['requests']} requests of {script} some failed:"
             f" {said['errors']}. The logs in the data folder say why."
+        )
+    if not said["requests"]:
+        raise BenchmarkError(
+            f"Nothing of {script} was answered within {said['seconds']:.0f} s: measure"
+            " for longer, with --seconds."
         )
     return Load(
         requests=said["requests"],
