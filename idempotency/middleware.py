@@ -19,6 +19,8 @@ from payflow.errors import ProblemError
 
 #: Both names mean the same: the IETF draft's, and the older one.
 HEADERS = ("Idempotency-Key", "X-Idempotency-Key")
+#: Where WSGI puts them; ``request.headers`` would turn all headers round to find them.
+_META = tuple("HTTP_" + name.upper().replace("-", "_") for name in HEADERS)
 
 
 class IdempotencyMiddleware:
@@ -84,7 +86,7 @@ class IdempotencyMiddleware:
 
 def has_key(request: HttpRequest) -> bool:
     """True if the request has a header for a key, of whatever form."""
-    return any(name in request.headers for name in HEADERS)
+    return any(name in request.META for name in _META)
 
 
 def read_key(request: HttpRequest) -> str | None:
@@ -95,7 +97,7 @@ def read_key(request: HttpRequest) -> str | None:
     Raises:
         ProblemError: ``idempotency_key_invalid``.
     """
-    given = [request.headers[name] for name in HEADERS if name in request.headers]
+    given = [request.META[name] for name in _META if name in request.META]
     if not given:
         return None
     keys = {_unquoted(value.strip()) for value in given}

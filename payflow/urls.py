@@ -1,9 +1,10 @@
 """Every path: the API, the health checks, the admin."""
 
 from django.contrib import admin
-from django.urls import include, path
+from django.urls import path
 from django.views.generic import RedirectView
 
+import ledger.api.urls
 from ledger.api.health import health
 from payflow import pages
 from payflow.api.plain import plain_view
@@ -11,7 +12,7 @@ from payflow.health import livez, readyz
 
 urlpatterns = [
     path("", plain_view(pages.root)),
-    path("", include("ledger.api.urls")),
+    *ledger.api.urls.urlpatterns,
     path("health", plain_view(health)),
     path("livez", plain_view(livez)),
     path("readyz", plain_view(readyz)),

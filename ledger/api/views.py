@@ -100,6 +100,8 @@ class ApiView(APIView):
         self.perform_content_negotiation(request)
         self.perform_authentication(request)
         self.check_permissions(request)
+        if not request._request.META.get("QUERY_STRING"):
+            return
         taken = self.query_parameters if request.method in ("GET", "HEAD") else ()
         if taken is not None:
             refuse_other_parameters(request.query_params, taken=taken)

@@ -121,6 +121,7 @@ GETS = sorted(
     re.sub(r"<[^>]*>", NOBODY, str(route.pattern))
     for route in urls.urlpatterns
     if hasattr(route.callback.view_class, "get")
+    and "get" in route.callback.view_class.http_method_names
 )
 
 

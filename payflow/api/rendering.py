@@ -101,8 +101,11 @@ def problem_error_response(error: ProblemError) -> HttpResponse:
 
 def http_response(rendered: Rendered) -> HttpResponse:
     """The Django response that sends ``rendered`` byte for byte."""
-    response = HttpResponse(rendered.body, status=rendered.status)
-    response["Content-Type"] = "application/json"
+    response = HttpResponse(
+        rendered.body,
+        status=rendered.status,
+        content_type=rendered.headers.get("Content-Type", "application/json"),
+    )
     for name, value in rendered.headers.items():
         response[name] = value
     if rendered.is_replay:
