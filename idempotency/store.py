@@ -33,8 +33,9 @@ from django.dispatch import receiver
 from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
+from payflow import metrics
 from payflow.coalescing import Coalescer, is_available
-from payflow.db import is_new
+from payflow.db import give_back_connection, is_new
 from payflow.execution import Rendered
 
 log = structlog.get_logger(__name__)
@@ -92,6 +93,7 @@ class _Breaker:
 
     def failed(self, error: Exception) -> None:
         self.errors += 1
+        metrics.idempotency_cache_failed()
         log.warning(
             "idempotency_cache_unavailable",
             error=type(error).__name__,
@@ -153,6 +155,7 @@ def _ask_epoch() -> str:
             " 'idempotency_key'::regclass::oid"
         )
         system, started, database, table = cursor.fetchone()
+    give_back_connection()
     value = f"{system:x}-{int(started * 1_000_000):x}-{database:x}-{table:x}"
     _known.value, _known.asked_at = value, asked_at
     return value
@@ -167,6 +170,17 @@ def claim_or_find(
         The finished outcome; or a mark, whose token is empty if another request is in
         progress; or ``None`` if Valkey (or the epoch) cannot be had now.
     """
+    found = _look_up(ledger_id, client_id, key)
+    if found is None:
+        metrics.idempotency_looked_up("unavailable")
+    elif isinstance(found, Finished):
+        metrics.idempotency_looked_up("hit")
+    else:
+        metrics.idempotency_looked_up("miss" if found.token else "in_progress")
+    return found
+
+
+def _look_up(ledger_id: UUID, client_id: UUID, key: str) -> Finished | Mark | None:
     if not breaker.allows():
         return None
     try:

@@ -29,6 +29,7 @@ from psycopg_pool import PoolTimeout
 from payflow.clock import now
 from payflow.databases import TRANSACTION_MS
 from payflow.errors import ProblemError
+from payflow.metrics import transaction_conflicted
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -95,6 +96,16 @@ def require_transaction() -> None:
         raise RuntimeError("this service needs the caller's transaction")
 
 
+def give_back_connection() -> None:
+    """Returns this greenlet's connection to the pool, if there is a pool.
+
+    Whoever goes on to wait for others calls this first: they may need the connection
+    to get on. The next query takes one again.
+    """
+    if connection.pool is not None and not connection.in_atomic_block:  # type: ignore[attr-defined]
+        connection.close()
+
+
 def retry_on_conflict(work: Callable[[], T]) -> T:
     """Runs ``work``, which opens its own transaction, again after a lost race.
 
@@ -113,6 +124,7 @@ def retry_on_conflict(work: Callable[[], T]) -> T:
             is_passing = _is_conflict(error) or constraint_name(error) in LOST_RACES
             if is_passing and attempt < MAX_CONFLICT_RETRIES:
                 log.info("transaction_conflict_retried", attempt=attempt + 1)
+                transaction_conflicted()
                 ceiling = min(MAX_CONFLICT_PAUSE_SECONDS, 0.01 * 2**attempt)
                 time.sleep(random.uniform(0, ceiling))  # noqa: S311 - jitter
                 continue

@@ -5,10 +5,13 @@ SIGTERM drains: the listening socket closes, requests in progress get up to
 """
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
+from gunicorn.workers.base import Worker
 
 from payflow.logging import build_logging
 
@@ -37,7 +40,7 @@ workers = int(os.environ.get("WEB_WORKERS", "2"))
 worker_connections = 1_000
 # Before a worker reads its settings: its greenlets share this many connections to
 # PostgreSQL, however many clients there are.
-os.environ.setdefault("DATABASE_POOL_SIZE", "8")
+os.environ.setdefault("DATABASE_POOL_SIZE", "10")
 backlog = 512
 keepalive = 75
 timeout = 30
@@ -48,6 +51,14 @@ max_requests_jitter = 200_000
 # The heartbeat file: on a real disk a slow fsync elsewhere looks like a hung worker.
 _memory = Path("/dev/shm")  # noqa: S108 - gunicorn takes a random name in it
 worker_tmp_dir = str(_memory) if _memory.is_dir() else None
+# Where workers keep their metrics, for whichever of them is asked. In the environment
+# before a worker imports prometheus_client. A reload keeps what it finds there; the
+# gunicorn that takes over from another (USR2) does not keep that one's.
+_METRICS = "PROMETHEUS_MULTIPROC_DIR"
+_OURS = f"payflow-metrics-{os.getpid()}-"
+_found = Path(os.environ.get(_METRICS, "")).name
+if not _found or (_found.startswith("payflow-metrics-") and _OURS not in _found):
+    os.environ[_METRICS] = tempfile.mkdtemp(prefix=_OURS, dir=worker_tmp_dir)
 # Workers load the application themselves: no connection is shared across a fork.
 preload_app = False
 # Not the C parser, of which it would accept versions older than it asks for.
@@ -56,6 +67,28 @@ control_socket_disable = True
 forwarded_allow_ips = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")
 logger_class = StructuredLogger
 loglevel = os.environ.get("LOG_LEVEL", "INFO").lower()
+
+
+def on_starting(server: object) -> None:
+    """Forgets the counts of processes of an earlier start, of which none is left."""
+    directory = Path(os.environ[_METRICS])
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in directory.glob("*.db"):
+        file.unlink()
+
+
+def child_exit(server: object, worker: Worker) -> None:
+    """Takes a dead worker's gauges out of the sums; what it counted stays."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def on_exit(server: object) -> None:
+    """Removes the metrics' directory, if it is ours."""
+    directory = Path(os.environ[_METRICS])
+    if directory.name.startswith(_OURS):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def post_worker_init(worker: object) -> None:

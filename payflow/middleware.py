@@ -12,13 +12,14 @@ from django.urls import Resolver404, resolve
 from payflow.api.rendering import problem_response
 from payflow.errors import Problem
 from payflow.ids import new_id
+from payflow.metrics import request_finished
 
 __all__ = ["ApiViewMiddleware", "RequestContextMiddleware"]
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
-#: Asked every few seconds by load balancers: logged for those who look for it.
-PROBES = frozenset({"/livez", "/readyz", "/health"})
+#: Asked every few seconds by machines: logged for those who look for it.
+PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
 #: Load balancers ask these by address, and they say nothing of the books.
 ANY_HOST = frozenset({"/livez", "/readyz"})
@@ -60,14 +61,22 @@ class RequestContextMiddleware:
                 # The headers tell of a body that is not sent (RFC 9110, section 9.3.2).
                 response.content = b""
             match = request.resolver_match
+            # The route and not the path: it groups, and holds no ids or names.
+            route = match.route if match else None
+            seconds = time.perf_counter() - started
+            request_finished(
+                route=route,
+                method=request.method,
+                status=response.status_code,
+                seconds=seconds,
+            )
             log = logger.debug if request.path in PROBES else logger.info
             log(
                 "request_finished",
                 method=request.method,
-                # The route and not the path: it groups, and holds no ids or names.
-                route=match.route if match else None,
+                route=route,
                 status=response.status_code,
-                duration_ms=round((time.perf_counter() - started) * 1000, 1),
+                duration_ms=round(seconds * 1000, 1),
             )
             return response
         finally:

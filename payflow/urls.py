@@ -9,6 +9,7 @@ from ledger.api.health import health
 from payflow import pages
 from payflow.api.plain import plain_view
 from payflow.health import livez, readyz
+from payflow.metrics_page import metrics
 
 urlpatterns = [
     path("", plain_view(pages.root)),
@@ -16,6 +17,7 @@ urlpatterns = [
     path("health", plain_view(health)),
     path("livez", plain_view(livez)),
     path("readyz", plain_view(readyz)),
+    path("metrics", plain_view(metrics)),
     path("problems", plain_view(pages.problem_index)),
     path("problems/<str:code>", plain_view(pages.problem)),
     path("admin", RedirectView.as_view(url="/admin/")),

@@ -1,6 +1,7 @@
 """A batch: operations judged and applied one after the other, written all at once."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -39,6 +40,7 @@ from payflow.actors import Actor
 from payflow.db import require_transaction
 from payflow.errors import Problem
 from payflow.ids import new_id, new_id_bytes
+from payflow.metrics import transfers_posted, transfers_refused
 from payflow.money import MAX_AMOUNT
 
 #: The most lapsed holds of one account that one look ends, and about the most postings
@@ -114,6 +116,7 @@ class Batch:
         self._without_lapsed: set[UUID] = set()
         self._requests: list[TransferRequest] = []
         self._balances: list[tuple[BalanceAfter, ...]] = []
+        self._refused: Counter[str] = Counter()
 
     def act_for(self, actor: Actor) -> None:
         """Says who asks for all that follows: requests of several share a batch."""
@@ -195,6 +198,22 @@ class Batch:
             hold, is_final: the hold that a transfer captures, and whether it releases
                 the rest.
         """
+        problem = self._refusal(request, hold, is_final=is_final)
+        if problem is not None:
+            if not self._refused:
+                transaction.on_commit(
+                    lambda: transfers_refused(self._refused), robust=True
+                )
+            self._refused[problem.code] += 1
+        return problem
+
+    def _refusal(
+        self,
+        request: TransferRequest | HoldRequest,
+        hold: LockedHold | None,
+        *,
+        is_final: bool,
+    ) -> Problem | None:
         problem = refusals.form_forbids(request, self.accounts)
         if problem is None and isinstance(request, TransferRequest):
             problem = refusals.time_forbids(
@@ -495,6 +514,10 @@ class Batch:
         if not self._touched and not self._holds:
             return []
         recorded_at = self._write(tasks_are_done=tasks_are_done)
+        if self._requests:
+            transaction.on_commit(
+                lambda: transfers_posted(len(self._requests)), robust=True
+            )
         kinds = {kind for _, kind, *_ in (*self._rows.tasks, *self._rows.hold_tasks)}
         if not tasks_are_done and not kinds.isdisjoint(kinds_to_wake_for()):
             transaction.on_commit(wake_dispatcher, robust=True)

@@ -230,6 +230,15 @@ OUTBOX_PAYOUT_PROVIDER = env.str(
 PAYOUT_SETTLE_DELAY_SECONDS = env.float("PAYOUT_SETTLE_DELAY_SECONDS", 60.0)
 PAYOUT_PROVIDER_URL = env.str("PAYOUT_PROVIDER_URL", "http://127.0.0.1:8090")
 
+# --- Metrics ------------------------------------------------------------------
+# /metrics is for callers on this host or, where there is a token, for who brings it.
+METRICS_ENABLED = env.bool("METRICS_ENABLED", True)
+METRICS_TOKEN = env.str("METRICS_TOKEN", "")
+METRICS_READERS = [
+    "ledger.metrics.integrity_readings",
+    "outbox.metrics.outbox_readings",
+]
+
 # --- Internationalisation -----------------------------------------------------
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
