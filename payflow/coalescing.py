@@ -30,7 +30,7 @@ from gevent import monkey, spawn
 from gevent.event import AsyncResult, Event
 from gevent.lock import BoundedSemaphore
 
-from payflow.db import problem_of
+from payflow.db import give_back_connection, problem_of
 from payflow.errors import ProblemError
 
 log = structlog.get_logger(__name__)
@@ -49,6 +49,8 @@ PATIENCE_SECONDS = 0.05
 #: How many requests of one process run alone at once after their shared transaction
 #: failed; they wait for locks, and must leave connections to others.
 ALONE_AT_ONCE = 3
+#: How long one waits for its turn to run alone, before it is told to come again.
+ALONE_WAIT_SECONDS = 5.0
 
 
 def is_available() -> bool:
@@ -124,11 +126,8 @@ class Coalescer(Generic[T, R]):
         if identity in self._present:
             raise AlreadyHereError
         if len(self._waiting) >= MOST_WAITING:
-            raise ProblemError(
-                "ledger_busy",
-                "More requests are waiting than this server takes on.",
-                retry_after_seconds=1,
-            )
+            raise _too_busy()
+        give_back_connection()
         if not self._is_started:
             self._is_started = True
             for lane in range(LANES):
@@ -142,10 +141,17 @@ class Coalescer(Generic[T, R]):
             answer: R | _Failed = job.answer.get()
             if not isinstance(answer, _Failed):
                 return answer
-            with self._alone:
-                return alone()
+            return self._run_alone(alone)
         finally:
             self._present.discard(identity)
+
+    def _run_alone(self, alone: Callable[[], R]) -> R:
+        if not self._alone.acquire(timeout=ALONE_WAIT_SECONDS):
+            raise _too_busy()
+        try:
+            return alone()
+        finally:
+            self._alone.release()
 
     def _work(self, lane: int) -> None:
         while True:
@@ -221,6 +227,14 @@ class Coalescer(Generic[T, R]):
                 raise
             connection.close()
         return self._run(requests)
+
+
+def _too_busy() -> ProblemError:
+    return ProblemError(
+        "ledger_busy",
+        "More requests are waiting than this server takes on; nothing was changed.",
+        retry_after_seconds=1,
+    )
 
 
 def _is_unavailable(problem: Exception) -> bool:

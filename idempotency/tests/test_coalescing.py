@@ -258,3 +258,17 @@ def test_that_sessions_which_postgresql_cut_cost_no_request(shop, tmp_path):
     assert cut > 0
     assert answer.status_code == 201, answer.text
     assert shop.moved() == 200
+
+
+def test_that_nobody_waits_for_others_with_a_connection_in_hand(shop, tmp_path):
+    # More requests than connections, all of which have to ask for the key at first.
+    with (
+        Web(tmp_path, WEB_WORKERS="1", DATABASE_POOL_SIZE="4") as web,
+        ThreadPoolExecutor(40) as pool,
+    ):
+        answers = pool.map(
+            lambda number: shop.send(web, idempotency_key=f"key-{number}"), range(40)
+        )
+
+        assert {answer.status_code for answer in answers} == {201}
+        assert "ledger_busy" not in web.log.read_text()

@@ -26,7 +26,7 @@ from ledger.models import ApiClient, ApiKey
 from ledger.services.accounts import change_record
 from ledger.types import Principal
 from payflow.actors import Actor
-from payflow.db import require_transaction
+from payflow.db import give_back_connection, require_transaction
 from payflow.ids import new_id
 
 PREFIX = "pf_"
@@ -53,10 +53,14 @@ class KnownKeys:
     Each answer is believed for ``API_KEY_CACHE_SECONDS``, so a key that another process
     revokes works here for up to that long. Only valid keys are kept, and of those only
     the SHA-256 of the token.
+
+    In the second half of that time one request asks anew, and the others need not: so
+    a busy key's requests do not all ask at the same moment.
     """
 
     def __init__(self) -> None:
         self._known: dict[bytes, _Known] = {}
+        self._asked_anew: set[bytes] = set()
         self._lock = threading.Lock()
         #: How often all were forgotten.
         self.generation = 0
@@ -65,7 +69,7 @@ class KnownKeys:
         return len(self._known)
 
     def find(self, digest: bytes, *, now: datetime) -> Principal | None:
-        """The principal of a key that was asked for just before and has not expired."""
+        """The principal of a valid key; ``None``: this request has to ask."""
         known = self._known.get(digest)
         if known is None:
             return None
@@ -73,6 +77,9 @@ class KnownKeys:
         if not 0 <= age < settings.API_KEY_CACHE_SECONDS:
             return None
         if known.expires_at is not None and known.expires_at <= now:
+            return None
+        if age > settings.API_KEY_CACHE_SECONDS / 2 and digest not in self._asked_anew:
+            self._asked_anew.add(digest)
             return None
         return known.principal
 
@@ -85,6 +92,7 @@ class KnownKeys:
             generation: as it was before PostgreSQL was asked.
         """
         with self._lock:
+            self._asked_anew.discard(digest)
             if generation != self.generation:
                 return
             self._known.pop(digest, None)
@@ -92,11 +100,18 @@ class KnownKeys:
                 del self._known[next(iter(self._known))]
             self._known[digest] = known
 
+    def drop(self, digest: bytes) -> None:
+        """Forgets a key that turned out not to be valid, if it was known."""
+        with self._lock:
+            self._asked_anew.discard(digest)
+            self._known.pop(digest, None)
+
     def forget(self) -> None:
         """Forgets all keys: what is known of one of them has changed."""
         with self._lock:
             self.generation += 1
             self._known.clear()
+            self._asked_anew.clear()
 
 
 known_keys = KnownKeys()
@@ -196,7 +211,9 @@ def principal_of_token(*, token: str, now: datetime) -> Principal | None:
         return principal
     generation = known_keys.generation
     known = _principal_in_database(token=token, now=now)
+    give_back_connection()
     if known is None:
+        known_keys.drop(digest)
         return None
     known_keys.keep(digest, known, generation=generation)
     return known.principal

@@ -1,6 +1,7 @@
 """What a process remembers of valid keys, for how long, and what makes it forget."""
 
 import base64
+import hashlib
 import pickle
 from datetime import timedelta
 
@@ -44,18 +45,42 @@ def changed(token: str, *, at: int, to: bytes) -> str:
     return PREFIX + base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
-def test_a_known_key_is_not_looked_up_again_within_the_second(
-    client, django_assert_num_queries
-):
+def test_a_known_key_is_not_looked_up_again_at_once(client, django_assert_num_queries):
     token, at = api_key_create(client=client), now()
 
     first = principal_of_token(token=token, now=at)
 
     assert first is not None
     with django_assert_num_queries(0):
-        assert principal_of_token(token=token, now=at + SECOND * 0.999) is first
+        assert principal_of_token(token=token, now=at + SECOND * 0.5) is first
+
+
+def test_one_request_asks_anew_before_the_second_is_over_and_the_others_need_not(
+    client, django_assert_num_queries
+):
+    token, at = api_key_create(client=client), now()
+    first = principal_of_token(token=token, now=at)
+    late = at + SECOND * 0.9
+    digest = hashlib.sha256(token.encode()).digest()
+
+    # One is on its way to PostgreSQL.
+    assert clients.known_keys.find(digest, now=late) is None
+    with django_assert_num_queries(0):
+        assert principal_of_token(token=token, now=late) is first
+
     with django_assert_num_queries(1):
         assert principal_of_token(token=token, now=at + SECOND) == first
+    with django_assert_num_queries(0):
+        assert principal_of_token(token=token, now=at + SECOND * 1.4) == first
+
+
+def test_a_key_that_is_found_revoked_is_forgotten(client, known_keys):
+    token, at = api_key_create(client=client), now()
+    principal_of_token(token=token, now=at)
+    ApiKey.objects.filter(ledger_id=client.ledger_id).update(revoked_at=at)
+
+    assert principal_of_token(token=token, now=at + SECOND * 0.9) is None
+    assert len(known_keys) == 0
 
 
 @pytest.mark.parametrize("change", ["revoked", "deactivated"])
