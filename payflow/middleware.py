@@ -3,18 +3,21 @@
 import re
 import time
 from collections.abc import Callable
+from threading import BoundedSemaphore
 
 import structlog
+from django.conf import settings
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
 from django.urls import Resolver404, resolve
 
+from payflow.api.parsing import DEFAULT_BODY_LIMIT
 from payflow.api.rendering import problem_response
 from payflow.errors import Problem
 from payflow.ids import new_id
 from payflow.metrics import request_finished
 
-__all__ = ["ApiViewMiddleware", "RequestContextMiddleware"]
+__all__ = ["ApiViewMiddleware", "LargeBodyMiddleware", "RequestContextMiddleware"]
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -23,6 +26,9 @@ PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
 #: Load balancers ask these by address, and they say nothing of the books.
 ANY_HOST = frozenset({"/livez", "/readyz"})
+
+#: How long a batch waits for others to be done.
+LARGE_BODY_WAIT_SECONDS = 10.0
 
 logger = structlog.get_logger(__name__)
 
@@ -108,6 +114,38 @@ class ApiViewMiddleware:
             return self._get_response(request)
         response: HttpResponse = match.func(request, *match.args, **match.kwargs)
         return response
+
+
+class LargeBodyMiddleware:
+    """Lets in a few requests with large bodies at a time; the others wait unread.
+
+    A body of a batch becomes many times its size in memory while it is worked on, and
+    the number of connections is no bound on that.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+        self._permits = BoundedSemaphore(settings.LARGE_BODIES_AT_ONCE)
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Answers ``request``, if it is about a large body when one may be read."""
+        match = request.resolver_match
+        view = match.func if match else None
+        limit = getattr(view, "body_limit", DEFAULT_BODY_LIMIT)
+        if limit == DEFAULT_BODY_LIMIT or request.method not in ("POST", "PUT"):
+            return self._get_response(request)
+        if not self._permits.acquire(timeout=LARGE_BODY_WAIT_SECONDS):
+            return problem_response(
+                Problem(
+                    "ledger_busy",
+                    "This server works on as many batches as it can; nothing was done.",
+                ),
+                retry_after_seconds=1,
+            )
+        try:
+            return self._get_response(request)
+        finally:
+            self._permits.release()
 
 
 def _refused_host(request: HttpRequest) -> HttpResponse | None:

@@ -51,6 +51,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "ledger.api.authentication.ApiKeyMiddleware",
+    "payflow.middleware.LargeBodyMiddleware",
     "idempotency.middleware.IdempotencyMiddleware",
     "payflow.middleware.ApiViewMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -185,6 +186,7 @@ REST_FRAMEWORK = {
 }
 DATA_UPLOAD_MAX_MEMORY_SIZE = env.int("REQUEST_MAX_BYTES", 1_048_576)
 BATCH_MAX_BYTES = env.int("BATCH_MAX_BYTES", 16_777_216)
+LARGE_BODIES_AT_ONCE = env.int("WEB_BATCHES", 4)
 
 # How long a web process believes what PostgreSQL said of a valid API key; 0 asks each
 # time. A revoked key works for up to this long.

@@ -8,8 +8,9 @@ import pytest
 import structlog
 from django.http import HttpRequest, HttpResponse
 from django.test import Client, RequestFactory
+from django.urls import ResolverMatch
 
-from payflow.middleware import RequestContextMiddleware
+from payflow.middleware import LargeBodyMiddleware, RequestContextMiddleware
 
 
 def handled(**headers: str) -> tuple[HttpRequest, HttpResponse, dict[str, Any]]:
@@ -63,3 +64,45 @@ def test_a_request_leaves_one_line(
     assert event["status"] == response.status_code == 200
     assert event["request_id"] == response["X-Request-ID"] == "r1"
     assert event["duration_ms"] >= 0
+
+
+def large_request() -> HttpRequest:
+    request = HttpRequest()
+    request.method = "POST"
+    view = lambda request: HttpResponse()  # noqa: E731
+    view.body_limit = "BATCH_MAX_BYTES"  # type: ignore[attr-defined]
+    request.resolver_match = ResolverMatch(view, (), {})
+    return request
+
+
+def test_no_more_large_bodies_are_let_in_than_there_are_permits(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.LARGE_BODIES_AT_ONCE = 1
+    monkeypatch.setattr("payflow.middleware.LARGE_BODY_WAIT_SECONDS", 0.01)
+    refused: list[int] = []
+
+    def while_one_is_in(request: HttpRequest) -> HttpResponse:
+        if not refused:
+            refused.append(middleware(large_request()).status_code)
+        return HttpResponse()
+
+    middleware = LargeBodyMiddleware(while_one_is_in)
+
+    assert middleware(large_request()).status_code == 200
+    assert refused == [503]
+    # The permit was given back.
+    assert middleware(large_request()).status_code == 200
+
+
+def test_other_bodies_need_no_permit(settings: Any) -> None:
+    settings.LARGE_BODIES_AT_ONCE = 0
+    middleware = LargeBodyMiddleware(lambda request: HttpResponse())
+    request = large_request()
+    request.method = "GET"
+    plain = HttpRequest()
+    plain.method = "POST"
+    plain.resolver_match = None
+
+    assert middleware(request).status_code == 200
+    assert middleware(plain).status_code == 200
