@@ -77,13 +77,8 @@ class LedgerCommand(BaseCommand):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, sys.stdout.fileno())
             sys.exit(READER_GONE)
-        except ProblemError as error:
-            cause = error.__cause__
-            if isinstance(cause, DatabaseError):
-                raise self.failure(_database_advice(cause)) from error
-            raise self.failure(error.problem.detail) from error
-        except (DatabaseError, InterfaceError) as error:
-            raise self.failure(_database_advice(error)) from error
+        except (ProblemError, DatabaseError, InterfaceError) as error:
+            raise self.failure(self.advice(error) or str(error)) from error
         except KeyboardInterrupt as error:
             raise CommandError(
                 "Interrupted.", returncode=self.interrupted_code
@@ -92,6 +87,18 @@ class LedgerCommand(BaseCommand):
     def run(self, options: dict[str, Any]) -> None:
         """Does the work; raises ``CommandError`` or ``ProblemError`` if it cannot."""
         raise NotImplementedError
+
+    @staticmethod
+    def advice(error: Exception) -> str | None:
+        """What an error means for people; ``None`` for one that is a bug."""
+        if isinstance(error, ProblemError):
+            cause = error.__cause__
+            if isinstance(cause, DatabaseError):
+                return _database_advice(cause)
+            return error.problem.detail
+        if isinstance(error, DatabaseError | InterfaceError):
+            return _database_advice(error)
+        return None
 
     def failure(self, message: str) -> CommandError:
         """The error that ends the command with its exit code for failures."""

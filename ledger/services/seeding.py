@@ -135,6 +135,10 @@ def demo_books_seed(
 #: The most accounts and the most transfers of one bulk run.
 MAX_BULK = 100_000_000
 DEFAULT_BATCH_SIZE = 5_000
+#: How many processes can fill one ledger; the books do not depend on how many do.
+MAX_SHARDS = 4
+#: From how many accounts on there are shards.
+_SHARDED_ACCOUNTS = 64
 
 _ACCOUNT = "bulk-account-"
 _OPENING = "bulk-opening-"
@@ -211,7 +215,10 @@ class _Holder:
 class BulkBooks:
     """Turns a plan into batches, keeping track of balances so that none is refused.
 
-    Reads the ledger once, when it is made: bulk accounts that exist take part.
+    Reads the ledger once, when it is made: bulk accounts that exist take part. The
+    accounts fall into shards, and each transfer stays within one, so that processes
+    can write the shards' transfers at the same time, and none waits for another's
+    accounts.
     """
 
     def __init__(self, plan: BulkPlan) -> None:
@@ -227,41 +234,60 @@ class BulkBooks:
         self._holders: list[_Holder] = []
         if self._last_account:
             self._holders = _existing_holders(plan)
-        if plan.transfer_count and len(self._holders) + plan.account_count < 2:
+        count = len(self._holders) + plan.account_count
+        if plan.transfer_count and count < 2:
             raise ProblemError(
                 "invalid_request", "Transfers need at least two bulk accounts."
             )
+        #: How many processes can write transfers at the same time.
+        self.shard_count = MAX_SHARDS if count >= _SHARDED_ACCOUNTS else 1
 
     @property
     def is_new(self) -> bool:
         """True if the ledger has no bulk books yet."""
         return self._last_account == 0 and self._last_transfer == 0
 
-    def batches(self) -> Iterator[BulkBatch]:
-        """The plan's batches; each must be written before the next one is asked for."""
+    @property
+    def has_many_transfers(self) -> bool:
+        """Whether there are more transfers than one batch has."""
+        return self._plan.transfer_count > self._plan.batch_size
+
+    def account_batches(self) -> Iterator[BulkBatch]:
+        """The accounts with their openings; all are to be written before transfers."""
         plan = self._plan
-        # Numbers go on where the ledger's end, and so does the choice.
-        choice = random.Random(  # noqa: S311 - made-up books need no secrecy
-            f"{plan.seed}/{self._last_account}/{self._last_transfer}"
-        )
-        numbers = range(
-            self._last_account + 1, self._last_account + 1 + (plan.account_count)
-        )
+        choice = self._choice("accounts")
+        first = self._last_account + 1
+        numbers = range(first, first + plan.account_count)
         for start in range(0, len(numbers), plan.batch_size):
             yield self._account_batch(choice, numbers[start : start + plan.batch_size])
-        numbers = range(
-            self._last_transfer + 1, self._last_transfer + 1 + (plan.transfer_count)
-        )
-        for start in range(0, len(numbers), plan.batch_size):
+
+    def transfer_batches(self, shard: int) -> Iterator[BulkBatch]:
+        """A shard's batch of each round, in order; to be written in this order."""
+        plan = self._plan
+        choice = self._choice(f"transfers/{shard}")
+        holders = self._holders[shard :: self.shard_count]
+        first = self._last_transfer + 1
+        numbers = range(first, first + plan.transfer_count)
+        per_round = plan.batch_size * self.shard_count
+        for start in range(0, len(numbers), per_round):
+            in_round = numbers[start : start + per_round]
             yield BulkBatch(
                 plan.ledger_id,
                 plan.currency,
                 (),
                 tuple(
-                    self._transfer(choice, number)
-                    for number in numbers[start : start + plan.batch_size]
+                    [
+                        _transfer(choice, holders, number)
+                        for number in in_round[shard :: self.shard_count]
+                    ]
                 ),
             )
+
+    def _choice(self, part: str) -> random.Random:
+        # Numbers go on where the ledger's end, and so does the choice.
+        return random.Random(  # noqa: S311 - made-up books need no secrecy
+            f"{self._plan.seed}/{self._last_account}/{self._last_transfer}/{part}"
+        )
 
     def _account_batch(self, choice: random.Random, numbers: range) -> BulkBatch:
         accounts, requests = [], []
@@ -287,30 +313,37 @@ class BulkBooks:
             self._plan.ledger_id, self._plan.currency, tuple(accounts), tuple(requests)
         )
 
-    def _transfer(self, choice: random.Random, number: int) -> TransferRequest:
-        sender = self._sender(choice)
-        receiver = sender
-        while receiver is sender:
-            receiver = choice.choice(self._holders)
-        ceiling = min(sender.balance, choice.choice(_AMOUNT_CEILINGS))
-        amount = choice.randint(1, ceiling)
-        sender.balance -= amount
-        receiver.balance += amount
-        return TransferRequest(
-            postings=(PostingRequest(sender.id, receiver.id, amount),),
-            reference=f"{_TRANSFER}{number:0{_DIGITS}}",
-            description=choice.choice(_DESCRIPTIONS),
-        )
 
-    def _sender(self, choice: random.Random) -> _Holder:
-        for _ in range(_MAX_GUESSES):
-            holder = choice.choice(self._holders)
-            if holder.balance > 0:
-                return holder
-        for holder in self._holders:
-            if holder.balance > 0:
-                return holder
-        raise ProblemError("insufficient_funds", "No bulk account has any money.")
+def _transfer(
+    choice: random.Random, holders: list[_Holder], number: int
+) -> TransferRequest:
+    """A transfer between two of the holders, whose balances follow it."""
+    # Scaled by hand: the generator's own methods cost more than all the rest.
+    count, pick = len(holders), choice.random
+    sender = _sender(choice, holders)
+    receiver = sender
+    while receiver is sender:
+        receiver = holders[int(pick() * count)]
+    ceiling = _AMOUNT_CEILINGS[int(pick() * len(_AMOUNT_CEILINGS))]
+    amount = 1 + int(pick() * min(sender.balance, ceiling))
+    sender.balance -= amount
+    receiver.balance += amount
+    return TransferRequest(
+        postings=(PostingRequest(sender.id, receiver.id, amount),),
+        reference=f"{_TRANSFER}{number:0{_DIGITS}}",
+        description=_DESCRIPTIONS[int(pick() * len(_DESCRIPTIONS))],
+    )
+
+
+def _sender(choice: random.Random, holders: list[_Holder]) -> _Holder:
+    for _ in range(_MAX_GUESSES):
+        holder = holders[int(choice.random() * len(holders))]
+        if holder.balance > 0:
+            return holder
+    for holder in holders:
+        if holder.balance > 0:
+            return holder
+    raise ProblemError("insufficient_funds", "No bulk account has any money.")
 
 
 # Stands for the ledger's opening-balances account until the batch is written.

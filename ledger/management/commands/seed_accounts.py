@@ -1,6 +1,8 @@
 """``manage.py seed_accounts``: the demo books, or bulk books of any size."""
 
+import os
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -10,13 +12,16 @@ from ledger.management.base import (
     INTERRUPTED,
     LedgerCommand,
     ProgressLine,
+    StopRequest,
     stop_between_steps,
 )
+from ledger.management.workers import WorkerError, run_in_workers
 from ledger.models import Ledger
 from ledger.services.posting import MAX_TRANSFERS
 from ledger.services.seeding import (
     DEFAULT_BATCH_SIZE,
     DEMO_CURRENCY,
+    MAX_SHARDS,
     BulkBatch,
     BulkBooks,
     BulkPlan,
@@ -88,6 +93,14 @@ class Command(LedgerCommand):
             f" {MAX_TRANSFERS:,} (default {DEFAULT_BATCH_SIZE:,})",
         )
         bulk.add_argument(
+            "--jobs",
+            type=int,
+            metavar="J",
+            default=min(os.cpu_count() or 1, MAX_SHARDS),
+            help="processes that write transfers; the books do not depend on it"
+            f" (default: one per core, at most {MAX_SHARDS})",
+        )
+        bulk.add_argument(
             "--append",
             action="store_true",
             help="add to the bulk books that the ledger has, and go on numbering",
@@ -145,20 +158,23 @@ class Command(LedgerCommand):
                 f"Ledger {slug!r} has bulk books already: add to them with --append,"
                 " or fill another ledger with --ledger."
             )
-        self._write(plan, books, slug)
+        self._write(plan, books, slug, options["jobs"])
 
-    def _write(self, plan: BulkPlan, books: BulkBooks, slug: str) -> None:
+    def _write(self, plan: BulkPlan, books: BulkBooks, slug: str, jobs: int) -> None:
         started = time.monotonic()
         accounts = transfers = 0
         total = plan.account_count + plan.transfer_count
         with stop_between_steps() as stop, ProgressLine("Seeding", total) as progress:
-            for batch in books.batches():
+            for batch in books.account_batches():
                 if stop.is_set:
                     break
                 _write_batch(batch)
                 accounts += len(batch.accounts)
-                transfers += batch.transfer_count
-                progress.advance(len(batch.requests))
+                progress.advance(len(batch.accounts))
+            if accounts == plan.account_count:
+                for count in self._transfers(books, jobs=jobs, stop=stop):
+                    transfers += count
+                    progress.advance(count)
         seconds = time.monotonic() - started
         summary = (
             f"{accounts:,} accounts and {transfers:,} transfers in {seconds:.1f} s"
@@ -174,6 +190,41 @@ class Command(LedgerCommand):
             )
         rate = total / seconds if seconds else 0
         self.say(f"Added {summary} ({rate:,.0f} postings a second) to ledger {slug}.")
+
+    def _transfers(
+        self, books: BulkBooks, *, jobs: int, stop: StopRequest
+    ) -> Iterator[int]:
+        """Writes the transfers, and yields how many with each batch."""
+        jobs = min(jobs, books.shard_count)
+        if jobs > 1 and books.has_many_transfers:
+            try:
+                yield from run_in_workers(
+                    jobs,
+                    lambda worker, rounds: _write_rounds(
+                        books, range(worker, books.shard_count, jobs), rounds.may_begin
+                    ),
+                    stop=stop,
+                )
+            except WorkerError as error:
+                raise self.failure(str(error)) from error
+        else:
+            yield from _write_rounds(
+                books, range(books.shard_count), lambda _round: not stop.is_set
+            )
+
+
+def _write_rounds(
+    books: BulkBooks, shards: range, may_begin: Callable[[int], bool]
+) -> Iterator[int]:
+    """Writes the shards' batches, round by round."""
+    rounds = zip(*(books.transfer_batches(shard) for shard in shards), strict=True)
+    for number, batches in enumerate(rounds):
+        if not may_begin(number):
+            return
+        for batch in batches:
+            if batch.requests:
+                _write_batch(batch)
+                yield len(batch.requests)
 
 
 def _write_batch(batch: BulkBatch) -> None:
