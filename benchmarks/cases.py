@@ -145,13 +145,16 @@ class Bench:
         if self.warm_up_seconds:
             run(self.warm_up_seconds)
             self.wait_until_idle()
-        before = measure.cpu_seconds(self.stack)
         written = self.boundary()
+        before = measure.cpu_seconds(self.stack)
+        machine = measure.machine_cpu_seconds()
         load = run(self.seconds)
+        machine = measure.machine_cpu_seconds() - machine
         cpu = measure.difference(before, measure.cpu_seconds(self.stack))
+        cpu["generator"] = load.cpu_seconds
+        elsewhere = max(0.0, machine - sum(cpu.values())) / load.seconds
         self.stack.check_alive()
         self.wait_until_idle()
-        cpu["generator"] = load.cpu_seconds
         return {
             "rate": load.rate,
             "requests": load.requests,
@@ -159,6 +162,7 @@ class Bench:
             "latency_ms": load.latency_ms,
             "cpu_seconds": cpu,
             "generator_busy": load.cpu_seconds / load.seconds / load.threads,
+            "elsewhere_cpus": elsewhere,
             "finished": load.finished,
             "late_ms": load.late_ms,
             "transfers": self.transfers_since(written),

@@ -37,6 +37,16 @@ def cpu_seconds(stack: Stack) -> dict[str, float]:
     return seconds
 
 
+def machine_cpu_seconds() -> float:
+    """Processor time that anything on this machine has taken, or was kept from taking.
+
+    What it grows by beyond the stack and its load generator was taken by others.
+    """
+    times = psutil.cpu_times()
+    fields = ("user", "nice", "system", "irq", "softirq", "steal")
+    return sum(getattr(times, field, 0.0) for field in fields)
+
+
 def difference(
     before: Mapping[str, float], after: Mapping[str, float]
 ) -> dict[str, float]:
@@ -46,20 +56,28 @@ def difference(
 
 @dataclass(frozen=True)
 class Memory:
-    """Of one process, in megabytes: resident, its share of it, the resident peak."""
+    """Of one process, in megabytes.
+
+    Attributes:
+        rss_mb: resident, whoever shares it.
+        pss_mb: resident, of what is shared its share.
+        private_mb: what nobody shares, in which a leak would be.
+        peak_mb: the most that was ever resident.
+    """
 
     rss_mb: float
     pss_mb: float
+    private_mb: float
     peak_mb: float
 
 
 def memory(stack: Stack) -> dict[str, Memory]:
-    """The memory of each process by group and number, as ``web.0``; 0 is the parent."""
+    """The memory of each process by group and process id, as ``web.4711``."""
     found = {}
     for group, processes in group_processes(stack).items():
-        for number, process in enumerate(processes):
+        for process in processes:
             try:
-                found[f"{group}.{number}"] = _memory_of(process.pid)
+                found[f"{group}.{process.pid}"] = _memory_of(process.pid)
             except (FileNotFoundError, ProcessLookupError):
                 continue
     return found
@@ -86,6 +104,7 @@ def _memory_of(pid: int) -> Memory:
     return Memory(
         rollup.get("Rss", 0) / 1024,
         rollup.get("Pss", 0) / 1024,
+        (rollup.get("Private_Clean", 0) + rollup.get("Private_Dirty", 0)) / 1024,
         status.get("VmHWM", 0) / 1024,
     )
 

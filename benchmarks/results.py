@@ -60,6 +60,20 @@ def _cpu_us_each(measured: Sequence["Metrics"]) -> dict[str, float]:
     return {group: median(values) for group, values in found.items()}
 
 
+#: From so many processors on that others took, the numbers say little.
+DISTURBED_CPUS = 0.2
+
+
+def disturbance(result: dict[str, Any]) -> float:
+    """How many processors other programs took while this was measured, the median."""
+    found = [
+        case["elsewhere_cpus"]
+        for case in result["cases"].values()
+        if "elsewhere_cpus" in case
+    ]
+    return median(found) if found else 0.0
+
+
 # --- Goals ----------------------------------------------------------------------------
 
 
@@ -192,6 +206,11 @@ def print_table(result: dict[str, Any]) -> None:
             "[green]met[/green]" if goal.is_met else "[red]not met[/red]",
         )
     console.print(judged)
+    if (elsewhere := disturbance(result)) > DISTURBED_CPUS:
+        console.print(
+            f"[red]Other programs took {elsewhere:.1f} processors meanwhile: the rates"
+            " say little, the processor times and ratios a bit more.[/red]"
+        )
 
 
 def cpu_text(case: dict[str, Any]) -> str:
@@ -202,8 +221,11 @@ def cpu_text(case: dict[str, Any]) -> str:
 
 
 def _print_soak(console: Console, soak: dict[str, Any]) -> None:
-    table = Table("process", "MB at the start", "MB at the end", "MB an hour")
+    table = Table("process", "own MB at first", "own MB at last", "MB an hour")
+    most = max(len(process["samples"]) for process in soak["processes"].values())
     for name, process in soak["processes"].items():
+        if len(process["samples"]) < most / 2:
+            continue  # it came or went, as PostgreSQL's connections and helpers do
         first, last = process["samples"][0][1], process["samples"][-1][1]
         slope = process["slope_mb_per_hour"]
         table.add_row(

@@ -22,8 +22,8 @@ def soak(bench: Bench, *, minutes: float, say: Callable[[str], None]) -> dict[st
     """Loads for ``minutes`` at half of the best rate, and samples every process.
 
     Returns:
-        For each process its samples in megabytes and its slope, in megabytes an hour,
-        after the first quarter.
+        For each process samples of its private memory in megabytes, and their slope
+        after the first quarter, in megabytes an hour.
 
     Raises:
         BenchmarkError: a request failed, or a process ended.
@@ -42,7 +42,7 @@ def soak(bench: Bench, *, minutes: float, say: Callable[[str], None]) -> dict[st
             seconds = time.monotonic() - began
             used = measure.memory(bench.stack)
             for name, process in used.items():
-                samples.setdefault(name, []).append((seconds, process.rss_mb))
+                samples.setdefault(name, []).append((seconds, process.private_mb))
             say(
                 f"  {seconds / 60:6.1f} min  "
                 + "  ".join(

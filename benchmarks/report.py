@@ -1,0 +1,221 @@
+"""Makes the README's part about speed, and its pictures, from results.
+
+``python -m benchmarks.report RESULT.json [RESULT-OF-BIGGER-BOOKS.json ...]`` replaces
+what stands in README.md between ``<!-- benchmarks:begin -->`` and
+``<!-- benchmarks:end -->``. With ``--print`` it prints it instead.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.plots import Chart, Line, svg
+from benchmarks.results import Goal, best, cpu_text, goals, size_goals
+from payflow.embedded.environment import PROJECT_DIRECTORY
+
+BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+_IMAGES = Path("docs/images")
+CLIENTS_IMAGE = _IMAGES / "benchmark-clients.svg"
+SIZE_IMAGE = _IMAGES / "benchmark-size.svg"
+
+
+def markdown(results: Sequence[dict[str, Any]]) -> str:
+    """The text, from the results in ascending size of the books."""
+    first = results[0]
+    cases, machine = first["cases"], first["machine"]
+    options = first["options"]
+    lines = [
+        f"Measured by `make bench` on {machine['cpus']} processors"
+        f" ({machine['cpu']}, {machine['memory_gb']:g} GB), PostgreSQL"
+        f" {machine['versions']['postgresql']}, Python {machine['python']}, commit"
+        f" {machine['commit']}; the load generator uses the same processors. Medians of"
+        f" {options['rounds']} rounds. [How, and how to run it](benchmarks/README.md).",
+        "",
+        *_goal_table(goals(cases)),
+        "",
+        f"![Throughput and latency against clients]({CLIENTS_IMAGE})",
+        "",
+        *_case_table(cases),
+    ]
+    if counts := first.get("counts"):
+        lines += ["", *_count_table(counts)]
+    lines += ["", *_memory_table(first["rounds"][-1]["stack"])]
+    for bigger in results[1:]:
+        title = (
+            f"At {bigger['options']['entries']:,} entries, as a part of the rate at"
+            f" {options['entries']:,}"
+        )
+        lines += ["", f"{title}:", "", *_goal_table(size_goals(cases, bigger["cases"]))]
+        lines += _drift(cases, bigger["cases"])
+        lines += ["", *_case_table(bigger["cases"])]
+    if len(results) > 1:
+        lines += ["", f"![Throughput against the size of the books]({SIZE_IMAGE})"]
+    return "\n".join(lines)
+
+
+def _goal_table(found: Sequence[Goal]) -> list[str]:
+    rows = [
+        f"| {goal.name} | {goal.value:.2f} |"
+        f" {'≥' if goal.is_least else '≤'} {goal.bound:.2f} |"
+        f" {'yes' if goal.is_met else 'no'} |"
+        for goal in found
+    ]
+    return ["| ratio within one run | is | goal | met |", "|---|--:|--:|---|", *rows]
+
+
+def _drift(small: dict[str, Any], big: dict[str, Any]) -> list[str]:
+    """How much faster the machine itself was, which two runs have to be read by."""
+    if "constant" not in small or "constant" not in big:
+        return []
+    drift = big["constant"]["rate"] / small["constant"]["rate"]
+    return ["", f"The constant view, which has no database: {drift:.2f}."]
+
+
+def _case_table(cases: dict[str, Any]) -> list[str]:
+    rows = []
+    for case in cases.values():
+        latency = case.get("latency_ms", {})
+        times = (
+            f"{latency[p]:,.1f}" if p in latency else "" for p in ("p50", "p95", "p99")
+        )
+        rows.append(
+            f"| {case['title']} | {case['rate']:,.0f} {case['unit']} |"
+            f" {case['rate_min']:,.0f} to {case['rate_max']:,.0f} |"
+            f" {' | '.join(times)} | {cpu_text(case)} |"
+        )
+    return [
+        "| case | median | range | p50 ms | p95 ms | p99 ms | CPU µs for each |",
+        "|---|--:|--:|--:|--:|--:|---|",
+        *rows,
+    ]
+
+
+def _count_table(counts: dict[str, Any]) -> list[str]:
+    return [
+        "| for each transfer | statements | Valkey commands |",
+        "|---|--:|--:|",
+        *(
+            f"| {name} | {count['statements_each']:.2f} |"
+            f" {count['valkey_commands_each']:.2f} |"
+            for name, count in counts.items()
+        ),
+    ]
+
+
+def _memory_table(stack: dict[str, Any]) -> list[str]:
+    """Of each group of processes, the sum of what is its share."""
+
+    def sums(memory: dict[str, Any]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for name, used in memory.items():
+            group = name.partition(".")[0]
+            found[group] = found.get(group, 0) + used["pss_mb"]
+        return found
+
+    before, after = sums(stack["memory_before"]), sums(stack["memory_after"])
+    return [
+        "| processes | MB at the start of a round | MB at its end |",
+        "|---|--:|--:|",
+        *(
+            f"| {group} | {before[group]:,.0f} | {after.get(group, 0):,.0f} |"
+            for group in before
+        ),
+    ]
+
+
+def clients_chart(result: dict[str, Any]) -> str:
+    """Throughput and latency against clients."""
+    cases = result["cases"]
+    rates, latencies = [], []
+    for spread in ("uniform", "hot"):
+        points = sorted(
+            (int(name.rpartition(".")[2]), case)
+            for name, case in cases.items()
+            if name.startswith(f"single.{spread}.")
+        )
+        if not points:
+            continue
+        rates.append(Line(f"HTTP, {spread}", [(x, case["rate"]) for x, case in points]))
+        latencies += [
+            Line(f"{p}, {spread}", [(x, case["latency_ms"][p]) for x, case in points])
+            for p in ("p50", "p99")
+        ]
+        if reference := best(cases, f"r1.{spread}."):
+            ends = (points[0][0], points[-1][0])
+            level = [(x, reference["rate"]) for x in ends]
+            rates.append(Line(f"R1, {spread} (SQL)", level, is_dashed=True))
+    return svg(
+        [
+            Chart("transfers a second", "clients", rates),
+            Chart("latency, ms", "clients", latencies, is_log_y=True),
+        ]
+    )
+
+
+def size_chart(results: Sequence[dict[str, Any]]) -> str:
+    """Throughput against the size of the books."""
+    shown = (
+        ("single.uniform.", "HTTP, uniform"),
+        ("single.hot.", "HTTP, hot"),
+        ("r1.uniform.", "R1, uniform (SQL)"),
+        ("batch.1000.", "batches of 1,000"),
+        ("r2", "R2 (SQL)"),
+    )
+    lines = []
+    for prefix, name in shown:
+        found = [
+            (result["options"]["entries"], case["rate"])
+            for result in results
+            if (case := best(result["cases"], prefix))
+        ]
+        if found:
+            lines.append(Line(name, found, is_dashed=name.endswith("(SQL)")))
+    chart = Chart("transfers a second", "entries in the books", lines, is_log_y=True)
+    return svg([chart])
+
+
+def replace_between(text: str, part: str) -> str:
+    """``text`` with ``part`` between the markers.
+
+    Raises:
+        ValueError: it has not both of them.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"There is no place for it: write {BEGIN} and {END} there.")
+    return f"{before}{BEGIN}\n{part}\n{END}{after}"
+
+
+def main() -> None:
+    """Reads the command line and writes."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("results", nargs="+", type=Path, metavar="RESULT.json")
+    parser.add_argument("--print", action="store_true", help="print, change nothing")
+    options = parser.parse_args()
+    results = [json.loads(path.read_text()) for path in options.results]
+    results.sort(key=lambda result: result["options"]["entries"])
+    text = markdown(results)
+    if options.print:
+        print(text)
+        return
+    readme = PROJECT_DIRECTORY / "README.md"
+    try:
+        changed = replace_between(readme.read_text(), text)
+    except ValueError as error:
+        sys.exit(f"README.md: {error}")
+    readme.write_text(changed)
+    (PROJECT_DIRECTORY / CLIENTS_IMAGE).write_text(clients_chart(results[0]))
+    if len(results) > 1:
+        (PROJECT_DIRECTORY / SIZE_IMAGE).write_text(size_chart(results))
+
+
+if __name__ == "__main__":
+    main()
