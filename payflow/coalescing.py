@@ -101,6 +101,11 @@ class Coalescer(Generic[T, R]):
         self._is_started = False
         self._alone = BoundedSemaphore(ALONE_AT_ONCE)
 
+    @property
+    def waiting(self) -> int:
+        """How many requests no lane has taken yet."""
+        return len(self._waiting)
+
     def submit(
         self,
         request: T,

@@ -15,6 +15,7 @@ from payflow.clock import now
 from payflow.coalescing import AlreadyHereError, Coalescer, is_available
 from payflow.errors import ProblemError
 from payflow.execution import Rendered, execute_together
+from payflow.metrics import requests_coalesced
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ def _post(requests: Sequence[Wanted]) -> list[Answer]:
         claims=claims,
     )
     claims.settle(answers)
+    requests_coalesced(together=len(requests), waiting=_coalescer.waiting)
     return answers
 
 
