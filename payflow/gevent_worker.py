@@ -5,6 +5,7 @@ lock holds up nobody else, and requests that wait at the same time can share a c
 (``ledger.services.coalescing``).
 """
 
+import sys
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,6 +27,17 @@ class Worker(GeventWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._idle: set[_Listening] = set()
+
+    def patch(self) -> None:
+        """Makes the standard library give way to other greenlets.
+
+        Raises:
+            RuntimeError: what Django keeps for each thread, its connections first, was
+                made before; then all greenlets would share one.
+        """
+        if "asgiref.local" in sys.modules:
+            raise RuntimeError("Django was imported before the worker could prepare")
+        super().patch()
 
     def timeout_ctx(self) -> "_Listening":
         """What limits the wait for a connection's next request."""
