@@ -4,29 +4,36 @@ It trusts no constraint and no trigger, because it looks for what happened while
 were off: that is why it also checks what a constraint makes impossible.
 
 Note [Slices]. The audit may run while transfers are posted, on books of any size. So
-it reads in slices of neighbouring keys, each in a short REPEATABLE READ snapshot of its
-own (one long snapshot would keep the dead versions of hot accounts alive, and slow
-their owners down). Everything that is compared is compared inside one snapshot, in
-which all of a transfer is there or nothing is. A slice is bounded by the rows that an
-index has between its ends, so neither a hot account nor rows that should not be there
-can make one large: a hot account's entries span several slices, which overlap by one
-entry. A walk ends where the books ended when it came there, so traffic that is faster
-than the audit cannot keep it running; what comes later is left to the next run.
+it reads in slices, each in a short REPEATABLE READ snapshot of its own (one long
+snapshot would keep the dead versions of hot accounts alive, and slow their owners
+down). Everything that is compared is compared inside one snapshot, in which all of a
+transfer is there or nothing is; so slices may also be read at the same time, on several
+connections. A slice is a range of neighbouring keys, bounded by the rows that an index
+has between its ends, so neither a hot account nor rows that should not be there can
+make one large: a hot account's entries span several slices, which overlap by one entry.
+Most entries are read by ranges of the table's pages instead, see Note [Scans]. A walk
+ends where the books ended when it came there, so traffic that is faster than the audit
+cannot keep it running; what comes later is left to the next run.
 
 Each slice asks one question: does any row break any rule? Only if one does are the
-details read, in the same snapshot.
+details read.
 """
 
 import json
-from collections import defaultdict
+import secrets
+import threading
+import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
-from django.db import connection
+from django.db import connection, connections
 from django.db.models.functions import Now
 
 from ledger.audit_origin_queries import (
@@ -49,6 +56,8 @@ from ledger.audit_queries import (
     COMPLETIONS,
     DETAILS,
     ENTRIES,
+    ENTRY_PAGES,
+    ENTRY_SCAN,
     ENTRY_SLICE_END,
     ENTRY_SUMS,
     KEY_SLICE_END,
@@ -67,6 +76,7 @@ from ledger.audit_queries import (
     PERIODS,
     SCHEDULED,
     SCHEDULED_SLICE_END,
+    TRANSFER_SCAN,
     TRANSFER_SLICE_END,
     TRANSFERS,
     USAGE,
@@ -82,11 +92,19 @@ from payflow.errors import ProblemError
 from payflow.ids import new_id
 
 #: About how many entries, and how many of any other rows, one slice reads.
-SLICE_ROWS = 50_000
+SLICE_ROWS = 200_000
+#: How many entries there are on a page of the table, about.
+ENTRIES_PER_PAGE = 50
+#: A range of pages has so many times the rows of another slice: the fewer ranges, the
+#: fewer entries whose previous one is not in theirs.
+PAGE_SLICE_FACTOR = 4
+#: With fewer entries than this for each page of the table, one ledger's are not looked
+#: for among those of all ledgers, but read by the index.
+SCAN_ENTRIES_PER_PAGE = 10
 #: The most findings of one check that a report lists; all are counted.
 MAX_FINDINGS_PER_CHECK = 50
 #: What a slice's sorts and hashes may use before they go to disk.
-WORK_MEMORY = "64MB"
+WORK_MEMORY = "160MB"
 
 # --- What is checked --------------------------------------------------------------
 
@@ -434,6 +452,8 @@ def audit_run(
     ledger_slug: str | None = None,
     progress: Callable[[int], None] = lambda rows: None,
     slice_rows: int = SLICE_ROWS,
+    jobs: int = 1,
+    share: float = 1.0,
 ) -> AuditReport:
     """Checks every invariant, stores the result and updates what ``/health`` says.
 
@@ -445,11 +465,15 @@ def audit_run(
             then stands, so a limited run cannot make sick books look healthy.
         progress: told, now and then, how many more rows were looked at.
         slice_rows: about how many rows one slice reads.
+        jobs: on how many connections to read; inside a transaction it is one.
+        share: of the time, how much to work; the rest is rests between the slices.
 
     Raises:
         ProblemError: ``not_found``: there is no such ledger.
     """
-    audit = _Audit(progress, slice_rows)
+    if connection.in_atomic_block:
+        jobs = 1
+    audit = _Audit(progress, slice_rows, jobs, share)
     started_at = now()
     audit.run(ledger_slug)
     report = AuditReport(
@@ -523,36 +547,34 @@ def _transaction() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _snapshot() -> Iterator[Any]:
-    """A cursor in a snapshot of its own, or in the caller's transaction."""
-    is_own = not connection.in_atomic_block
-    with _transaction(), connection.cursor() as cursor:
-        if is_own:
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        # A slice reads neighbouring keys in their index's order. Without statistics, or
-        # with old ones, the planner would rather scan a whole table for each, or sort;
-        # and compiling a slice's query would cost more than running it.
-        cursor.execute(
-            "SELECT set_config('enable_seqscan', 'off', true),"
-            " set_config('enable_bitmapscan', 'off', true),"
-            " set_config('jit', 'off', true), set_config('work_mem', %s, true)",
-            [WORK_MEMORY],
-        )
-        yield cursor
+class _Stopped(Exception):
+    """Another connection's work has failed, so this one's is of no use."""
 
 
 class _Audit:
     """One run: goes through ledgers and slices and gathers what the queries say."""
 
-    def __init__(self, progress: Callable[[int], None], slice_rows: int) -> None:
-        self._progress = progress
+    def __init__(
+        self,
+        progress: Callable[[int], None],
+        slice_rows: int,
+        jobs: int,
+        share: float,
+    ) -> None:
+        self._progress_callback = progress
         self._slice_rows = slice_rows
+        self._jobs = jobs
+        self._share = share
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        # What hashes depend on in this run; PostgreSQL takes it as a signed number.
+        self._seed = secrets.randbits(63)
         self.results = {name: CheckResult(check) for name, check in CHECKS.items()}
         self.differences: dict[UUID, int] = defaultdict(int)
         self.ledger_ids: list[UUID] = []
-        # Where the entries of the account that is being walked ended at first sight.
-        self._last_versions: dict[UUID, int] = {}
+        # By ledger, how many entries were scanned, and where some were not right.
+        self._scanned: dict[UUID, int] = defaultdict(int)
+        self._suspects: set[UUID] = set()
 
     def run(self, ledger_slug: str | None) -> None:
         if ledger_slug is not None:
@@ -563,21 +585,108 @@ class _Audit:
             self.results["ledger_exists"].row_count = 1
         else:
             self._find_ledgers()
-        for ledger_id in self.ledger_ids:
-            self._sum_accounts(ledger_id)
-            self._walk_accounts(ledger_id)
-            self._walk_transfers(ledger_id)
-            self._walk_holds(ledger_id)
-            self._walk_reversals(ledger_id)
-            self._walk_ids(
-                ledger_id, "scheduled", SCHEDULED_SLICE_END, LAST_SCHEDULED, SCHEDULED
+        entries = sum(self._sum_accounts(ledger_id) for ledger_id in self.ledger_ids)
+        with self._snapshot() as cursor:
+            cursor.execute(ENTRY_PAGES)
+            (pages,) = cursor.fetchone()
+        scans = ledger_slug is None or entries >= SCAN_ENTRIES_PER_PAGE * pages
+        work: list[Callable[[], None]] = [
+            partial(self._audit_ledger, ledger_id) for ledger_id in self.ledger_ids
+        ]
+        if scans:
+            step = max(1, PAGE_SLICE_FACTOR * self._slice_rows // ENTRIES_PER_PAGE)
+            work += [
+                partial(self._scan_entries, page, page + step)
+                for page in range(0, pages, step)
+            ]
+        self._do(work)
+        self._do(
+            [
+                partial(self._walk_entries, ledger_id)
+                for ledger_id in self.ledger_ids
+                if not scans or ledger_id in self._suspects
+            ]
+        )
+        for ledger_id in set(self.ledger_ids) - self._suspects:
+            self._count(ENTRIES.checks, self._scanned[ledger_id])
+
+    def _do(self, work: Sequence[Callable[[], None]]) -> None:
+        """Does pieces of work, on several connections if there are several jobs."""
+        if self._jobs == 1:
+            for piece in work:
+                piece()
+            return
+        waiting = deque(work)
+
+        def take_turns() -> None:
+            try:
+                while waiting and not self._stop.is_set():
+                    waiting.popleft()()
+            except _Stopped:
+                return
+            finally:
+                connections.close_all()
+
+        with ThreadPoolExecutor(self._jobs) as pool:
+            try:
+                turns = [pool.submit(take_turns) for _ in range(self._jobs)]
+                for turn in as_completed(turns):
+                    turn.result()
+            except BaseException:
+                self._stop.set()
+                raise
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[Any]:
+        """A cursor in a snapshot of its own, or in the caller's transaction."""
+        if self._stop.is_set():
+            raise _Stopped
+        is_own = not connection.in_atomic_block
+        started = time.monotonic()
+        with _transaction(), connection.cursor() as cursor:
+            if is_own:
+                cursor.execute(
+                    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+                )
+            # A slice reads neighbouring keys in their index's order. Without
+            # statistics, or with old ones, the planner would rather scan a whole table
+            # for each, or sort; and compiling a slice's query would cost more than
+            # running it.
+            cursor.execute(
+                "SELECT set_config('enable_seqscan', 'off', true),"
+                " set_config('enable_bitmapscan', 'off', true),"
+                " set_config('jit', 'off', true), set_config('work_mem', %s, true)",
+                [WORK_MEMORY],
             )
-            self._walk_ids(ledger_id, "usage", USAGE_SLICE_END, LAST_USAGE, USAGE)
-            self._walk_ids(ledger_id, "key", KEY_SLICE_END, LAST_KEY, KEYS)
+            yield cursor
+        if self._share < 1:
+            worked = time.monotonic() - started
+            self._stop.wait(worked / self._share - worked)
+
+    def _progress(self, rows: int) -> None:
+        with self._lock:
+            self._progress_callback(rows)
+
+    def _count(self, checks: Sequence[str], rows: int) -> None:
+        with self._lock:
+            for name in checks:
+                self.results[name].row_count += rows
+
+    def _audit_ledger(self, ledger_id: UUID) -> None:
+        """Everything of a ledger but its entries by account."""
+        self._walk_transfers(ledger_id)
+        self._walk_accounts(ledger_id)
+        self._walk_holds(ledger_id)
+        self._walk_reversals(ledger_id)
+        self._walk_ids(
+            ledger_id, "scheduled", SCHEDULED_SLICE_END, LAST_SCHEDULED, SCHEDULED
+        )
+        self._walk_ids(ledger_id, "usage", USAGE_SLICE_END, LAST_USAGE, USAGE)
+        self._walk_ids(ledger_id, "key", KEY_SLICE_END, LAST_KEY, KEYS)
 
     def _find_ledgers(self) -> None:
         """All ledgers, also those that only rows without a ledger name."""
-        with _snapshot() as cursor:
+        with self._snapshot() as cursor:
             for table, column in LEDGER_COLUMNS.items():
                 cursor.execute(LEDGERS_OF_TABLE.format(table=table, column=column))
                 for ledger_id, exists in cursor.fetchall():
@@ -597,14 +706,18 @@ class _Audit:
                         )
         self.results["ledger_exists"].row_count = len(self.ledger_ids)
 
-    def _sum_accounts(self, ledger_id: UUID) -> None:
-        with _snapshot() as cursor:
+    def _sum_accounts(self, ledger_id: UUID) -> int:
+        """Compares the accounts' counters; returns how many entries they count."""
+        entry_count = 0
+        with self._snapshot() as cursor:
             cursor.execute(ACCOUNT_SUMS, [ledger_id])
-            for currency, accounts, debits, credits in cursor.fetchall():
-                self.results["account_sums_balance"].row_count += accounts
+            for currency, accounts, debits, credits, entries in cursor.fetchall():
+                entry_count += entries
+                self._count(["account_sums_balance"], accounts)
                 self._compare_sums(
                     "account_sums_balance", ledger_id, currency, debits, credits
                 )
+        return entry_count
 
     def _compare_sums(
         self, check: str, ledger_id: UUID, currency: str, debits: int, credits: int
@@ -622,57 +735,100 @@ class _Audit:
             )
 
     def _walk_accounts(self, ledger_id: UUID) -> None:
-        """Entries in the order of their accounts, and the accounts beside them."""
-        after: tuple[UUID, int] | None = None
+        """Accounts, what their entries and holds come to, and postings of payouts."""
+        after: UUID | None = None
         while True:
-            with _snapshot() as cursor:
-                end = self._account_slice_end(cursor, ledger_id, after)
-                bounds = SliceBounds(
-                    ledger_id,
-                    account_after=after[0] if after else None,
-                    account_until=end[0] if end else None,
-                    entry_after=after,
-                    entry_until=end,
+            with self._snapshot() as cursor:
+                bounds = SliceBounds(ledger_id, account_after=after)
+                cursor.execute(
+                    ACCOUNT_SLICE_END.format(**bounds.sql()),
+                    bounds.parameters | {"offset": self._slice_rows},
                 )
-                accounts = self._sweep(cursor, ACCOUNTS, bounds)
-                entries = self._sweep(cursor, ENTRIES, bounds)
+                (end,) = cursor.fetchone()
+                bounds = SliceBounds(ledger_id, account_after=after, account_until=end)
+                self._progress(self._sweep(cursor, ACCOUNTS, bounds))
                 cursor.execute(
                     PAYOUT_ACCOUNTS.format(**bounds.sql()), bounds.parameters
                 )
-                (payout_accounts,) = cursor.fetchone()
-                if payout_accounts:
-                    bounds.parameters["payout_accounts"] = payout_accounts
+                payout_accounts = cursor.fetchall()
+            for ranges in self._entry_ranges(payout_accounts):
+                with self._snapshot() as cursor:
+                    bounds = SliceBounds(ledger_id)
+                    columns = zip(*ranges, strict=True)
+                    for name in ("account_ids", "afters", "untils"):
+                        bounds.parameters[name] = list(next(columns))
                     self._sweep(cursor, PAYOUT_POSTINGS, bounds)
-            self._progress(accounts + entries)
             if end is None:
                 return
             after = end
 
-    def _account_slice_end(
-        self, cursor: Any, ledger_id: UUID, after: tuple[UUID, int] | None
+    def _entry_ranges(
+        self, accounts: Sequence[tuple[UUID, int]]
+    ) -> Iterator[list[tuple[UUID, int, int]]]:
+        """Ranges of versions that cover the accounts' entries, a slice's at a time.
+
+        The last range of an account is open: it may have entries that it does not know.
+        """
+        ranges: list[tuple[UUID, int, int]] = []
+        size = 0
+        for account_id, version in accounts:
+            after = 0
+            while size + version - after > self._slice_rows:
+                until = after + max(1, self._slice_rows - size)
+                yield [*ranges, (account_id, after, until)]
+                ranges, size, after = [], 0, until
+            ranges.append((account_id, after, LAST_VERSION))
+            size += max(1, version - after)
+        if ranges:
+            yield ranges
+
+    def _scan_entries(self, page: int, end_page: int) -> None:
+        """The entries in a range of the table's pages, see Note [Scans]."""
+        with self._snapshot() as cursor:
+            cursor.execute(
+                ENTRY_SCAN, {"page": page, "end_page": end_page, "seed": self._seed}
+            )
+            found = cursor.fetchall()
+        with self._lock:
+            for ledger_id, rows, suspects in found:
+                self._scanned[ledger_id] += rows
+                if suspects:
+                    self._suspects.add(ledger_id)
+        self._progress(sum(rows for _, rows, _ in found))
+
+    def _walk_entries(self, ledger_id: UUID) -> None:
+        """Entries in the order of their accounts and versions."""
+        after: tuple[UUID, int] | None = None
+        # Where the entries of an account ended at first sight.
+        last_versions: dict[UUID, int] = {}
+        while True:
+            with self._snapshot() as cursor:
+                end = self._entry_slice_end(cursor, ledger_id, after, last_versions)
+                bounds = SliceBounds(ledger_id, entry_after=after, entry_until=end)
+                self._progress(self._sweep(cursor, ENTRIES, bounds))
+            if end is None:
+                return
+            after = end
+
+    def _entry_slice_end(
+        self,
+        cursor: Any,
+        ledger_id: UUID,
+        after: tuple[UUID, int] | None,
+        last_versions: dict[UUID, int],
     ) -> tuple[UUID, int] | None:
-        """The key up to which to read: so many accounts, entries or open holds on."""
-        bounds = SliceBounds(
-            ledger_id,
-            account_after=after[0] if after else None,
-            entry_after=after,
-        )
+        """The key up to which to read: so many entries on."""
+        bounds = SliceBounds(ledger_id, entry_after=after)
         limits = bounds.parameters | {"offset": self._slice_rows}
         cursor.execute(ENTRY_SLICE_END.format(**bounds.sql()), limits)
-        entry_end: tuple[UUID, int] | None = cursor.fetchone()
-        cursor.execute(ACCOUNT_SLICE_END.format(**bounds.sql()), limits)
-        (account_end,) = cursor.fetchone()
-        ends = [entry_end] if entry_end else []
-        if account_end:
-            ends.append((account_end, LAST_VERSION))
-        end = min(ends, default=None)
-        if end is None or end[1] == LAST_VERSION:
-            return end
+        end: tuple[UUID, int] | None = cursor.fetchone()
+        if end is None:
+            return None
         account_id, version = end
-        if account_id not in self._last_versions:
+        if account_id not in last_versions:
             cursor.execute(LAST_ENTRY_OF_ACCOUNT, [ledger_id, account_id])
-            self._last_versions = {account_id: cursor.fetchone()[0]}
-        if version >= self._last_versions[account_id]:
+            last_versions[account_id] = cursor.fetchone()[0]
+        if version >= last_versions[account_id]:
             return account_id, LAST_VERSION
         return end
 
@@ -684,25 +840,44 @@ class _Audit:
             self._id_slices(ledger_id, "transfer", TRANSFER_SLICE_END, LAST_TRANSFER)
         ) as slices:
             for cursor, bounds in slices:
-                self._progress(self._sweep(cursor, TRANSFERS, bounds))
-                self._sweep(cursor, COMPLETIONS, bounds)
-                self._sweep(cursor, PAYOUT_TASKS, bounds)
-                cursor.execute(CLOSINGS, bounds.parameters)
-                starts, ends, befores = cursor.fetchone()
-                if starts:
-                    bounds.parameters["closing_starts"] = starts
-                    bounds.parameters["closing_ends"] = ends
-                    bounds.parameters["closing_befores"] = befores
-                    self._sweep(cursor, PERIODS, bounds)
-                cursor.execute(ENTRY_SUMS.format(**bounds.sql()), bounds.parameters)
-                for currency, rows, debits, credits in cursor.fetchall():
-                    self.results["entry_sums_balance"].row_count += rows
-                    sums[currency][0] += int(debits)
-                    sums[currency][1] += int(credits)
+                self._check_transfers(cursor, bounds, sums)
         for currency, (debits, credits) in sums.items():
             self._compare_sums(
                 "entry_sums_balance", ledger_id, currency, debits, credits
             )
+
+    def _check_transfers(
+        self, cursor: Any, bounds: SliceBounds, sums: dict[str, list[int]]
+    ) -> None:
+        """One slice, see Note [Scans].
+
+        Entries that are pairs balance: ``sums`` gets the entries, by currency, of the
+        slices that could be broken.
+        """
+        cursor.execute(TRANSFER_SCAN.format(**bounds.sql()), bounds.parameters)
+        transfers, entries, origins, payouts, is_suspect = cursor.fetchone()
+        if is_suspect:
+            transfers = self._sweep(cursor, TRANSFERS, bounds)
+            cursor.execute(ENTRY_SUMS.format(**bounds.sql()), bounds.parameters)
+            for currency, rows, debits, credits in cursor.fetchall():
+                self._count(["entry_sums_balance"], rows)
+                sums[currency][0] += int(debits)
+                sums[currency][1] += int(credits)
+        else:
+            self._count(TRANSFERS.checks, transfers)
+            self._count(["entry_sums_balance"], entries)
+        if origins or is_suspect:
+            self._sweep(cursor, COMPLETIONS, bounds)
+        if payouts or is_suspect:
+            self._sweep(cursor, PAYOUT_TASKS, bounds)
+        cursor.execute(CLOSINGS, bounds.parameters)
+        starts, ends, befores = cursor.fetchone()
+        if starts:
+            bounds.parameters["closing_starts"] = starts
+            bounds.parameters["closing_ends"] = ends
+            bounds.parameters["closing_befores"] = befores
+            self._sweep(cursor, PERIODS, bounds)
+        self._progress(transfers)
 
     def _walk_holds(self, ledger_id: UUID) -> None:
         """Holds, their postings, events and captures, in the order of hold ids."""
@@ -739,7 +914,7 @@ class _Audit:
         after: UUID | None = None
         ceiling: UUID | None = None
         while True:
-            with _snapshot() as cursor:
+            with self._snapshot() as cursor:
                 if ceiling is None:
                     cursor.execute(last, {"ledger_id": ledger_id})
                     (ceiling,) = cursor.fetchone() or (None,)
@@ -771,8 +946,7 @@ class _Audit:
             bounds.parameters,
         )
         rows, broken = cursor.fetchone()
-        for name in sweep.checks:
-            self.results[name].row_count += rows
+        self._count(sweep.checks, rows)
         if broken:
             cursor.execute(
                 DETAILS.format(
@@ -796,11 +970,12 @@ class _Audit:
         self, finding: Finding, *, count: int | None = 1, total: int | None = None
     ) -> None:
         """Notes a finding; ``count`` and ``total`` stand for unlisted ones with it."""
-        result = self.results[finding.check]
-        if len(result.findings) < MAX_FINDINGS_PER_CHECK:
-            result.findings.append(finding)
-        if count is not None:
-            difference = finding.difference if total is None else int(total)
-            result.finding_count += count
-            result.difference += difference
-            self.differences[finding.ledger_id] += difference
+        with self._lock:
+            result = self.results[finding.check]
+            if len(result.findings) < MAX_FINDINGS_PER_CHECK:
+                result.findings.append(finding)
+            if count is not None:
+                difference = finding.difference if total is None else int(total)
+                result.finding_count += count
+                result.difference += difference
+                self.differences[finding.ledger_id] += difference

@@ -49,7 +49,6 @@ class SliceBounds:
                 if "entry_after" in self._ends
                 else "true"
             ),
-            "accounts_of_entries": self._range("a.id", "account", "a", lower=">="),
             "transfers_in_slice": self._range("t.id", "transfer", "t"),
             "transfer_entries_in_slice": self._range("e.transfer_id", "transfer", "e"),
             # Those that tell of a hold have no transfer.
@@ -70,6 +69,10 @@ class SliceBounds:
             "usage_in_slice": self._range("u.id", "usage", "u"),
             "scheduled_in_slice": self._range("c.id", "scheduled", "c"),
             "scheduled_prefix": SCHEDULED_PREFIX,
+            # Transfers that say where they come from, or should.
+            "is_of_origin": "(t.kind NOT IN ('transfer', 'opening_balance', 'exchange')"
+            " OR t.reverses_transfer_id IS NOT NULL OR t.hold_id IS NOT NULL"
+            " OR t.source_postings IS NOT NULL)",
             "in_flight_states": ", ".join(f"'{state}'" for state in IN_FLIGHT_STATES),
         }
 
@@ -156,7 +159,7 @@ WHERE f.ledger_id IS NOT NULL
 """
 
 ACCOUNT_SUMS = """
-SELECT currency, count(*), sum(debits_posted), sum(credits_posted)
+SELECT currency, count(*), sum(debits_posted), sum(credits_posted), sum(version)::bigint
 FROM ledger_account WHERE ledger_id = %s GROUP BY currency
 """
 
@@ -319,10 +322,134 @@ ENTRIES = Sweep(
     """,
 )
 
+# Note [Scans]. Most of an audit is the entries and the transfers, so a cheap query goes
+# over them first and only asks whether anything could be broken; where it says yes, the
+# sweep looks at every row again. It must let nothing pass that the sweep would find.
+
+ENTRY_PAGES = """
+SELECT pg_relation_size('ledger_entry') / current_setting('block_size')::int
+"""
+
+# What ENTRIES asks, of the entries in a range of the table's pages, by ledger. Read in
+# their physical order and sorted in memory they take a fifth of the time of reading
+# them in their accounts' order. An entry's place puts those of one ledger, account and
+# currency next to each other. An entry that is not right behind the previous one is
+# looked up: its account, the previous entry, and whether there is another one of its
+# version. (Of two entries of one version, one at least has no previous entry in its
+# range, or stands behind its twin.)
+#
+# Of the place 32 bits are a hash, with a seed that is new in each run, and the account
+# is compared besides. So an entry of another currency or ledger than the one before it
+# is taken for its successor once in 2^32, and nobody can choose when. Its transfer is
+# checked without hashes: there the currency has to be that of the other side as well.
+ENTRY_SCAN = """
+SELECT s.ledger_id, count(*), count(*) FILTER (WHERE CASE
+    WHEN s.place = s.previous_place + 1 AND s.account_id = s.previous_account_id
+        THEN s.debits_after <> s.previous_debits + s.debit
+            OR s.credits_after <> s.previous_credits + s.credit
+            OR s.created_at < s.previous_at
+    ELSE NOT EXISTS (
+            SELECT FROM ledger_account a
+            WHERE a.ledger_id = s.ledger_id AND a.id = s.account_id
+              AND a.currency = s.currency)
+        OR (SELECT count(*) FILTER (WHERE p.account_version = s.account_version) = 1
+                AND CASE WHEN s.account_version = 1
+                    THEN count(*) = 1 AND s.debits_after = s.debit
+                        AND s.credits_after = s.credit
+                    ELSE bool_or(p.account_version < s.account_version
+                        AND s.debits_after = p.debits_after + s.debit
+                        AND s.credits_after = p.credits_after + s.credit
+                        AND s.created_at >= p.created_at) END
+            FROM ledger_entry p
+            WHERE p.ledger_id = s.ledger_id AND p.account_id = s.account_id
+              AND p.account_version
+                  BETWEEN s.account_version - 1 AND s.account_version) IS NOT TRUE
+    END)
+FROM (
+    SELECT e.*, lag(e.place) OVER w AS previous_place,
+        lag(e.account_id) OVER w AS previous_account_id,
+        lag(e.debits_after) OVER w AS previous_debits,
+        lag(e.credits_after) OVER w AS previous_credits,
+        lag(e.created_at) OVER w AS previous_at
+    FROM (
+        SELECT e.ledger_id, e.account_id, e.account_version, e.currency, e.created_at,
+            e.debits_after, e.credits_after,
+            CASE e.direction WHEN 'debit' THEN e.amount ELSE 0 END AS debit,
+            CASE e.direction WHEN 'credit' THEN e.amount ELSE 0 END AS credit,
+            uuid_hash_extended(e.account_id, uuid_hash_extended(e.ledger_id,
+                    hashtextextended(e.currency, %(seed)s))) << 32
+                | (e.account_version & 2147483647) AS place
+        FROM ledger_entry e
+        WHERE e.ctid >= format('(%%s,0)', %(page)s::bigint)::tid
+          AND e.ctid < format('(%%s,0)', %(end_page)s::bigint)::tid
+        OFFSET 0
+    ) AS e
+    WINDOW w AS (ORDER BY e.place)
+) AS s
+GROUP BY s.ledger_id
+"""
+
+# What TRANSFERS asks: how many transfers, entries, transfers that COMPLETIONS looks at,
+# and payout tasks there are, and whether anything could be broken. If every posting has
+# a transfer and a number within its count, if as many postings have number 1 as there
+# are transfers, and if there are as many postings as those transfers count, then each
+# transfer has exactly its own; likewise with the tasks.
+TRANSFER_SCAN = """
+SELECT t.transfers, e.entries, e.origins, k.payouts,
+    e.is_broken OR k.is_broken OR e.firsts <> t.transfers OR e.postings <> e.expected
+        OR k.transfers <> t.transfers
+FROM (
+    SELECT count(*) AS transfers FROM ledger_transfer t WHERE {transfers_in_slice}
+) AS t
+CROSS JOIN (
+    SELECT count(*) AS postings, coalesce(sum(p.entries), 0)::bigint AS entries,
+        count(*) FILTER (WHERE p.posting_number = 1) AS firsts,
+        coalesce(sum(t.posting_count) FILTER (WHERE p.posting_number = 1), 0)
+            AS expected,
+        count(*) FILTER (WHERE p.posting_number = 1 AND {is_of_origin}) AS origins,
+        coalesce(bool_or((p.is_pair AND p.posting_number BETWEEN 1 AND t.posting_count
+            AND p.first_created_at = t.created_at AND p.last_created_at = t.created_at
+            AND p.first_effective_at = t.effective_at
+            AND p.last_effective_at = t.effective_at
+            AND t.created_at <= statement_timestamp() + interval '1 minute'
+            ) IS NOT TRUE), false) AS is_broken
+    FROM (
+        SELECT e.transfer_id, e.posting_number, count(*) AS entries,
+            count(*) = 2 AND count(*) FILTER (WHERE e.direction = 'debit') = 1
+                AND min(e.amount) = max(e.amount)
+                AND min(e.currency) = max(e.currency)
+                AND min(uuid_hash_extended(e.account_id, 0))
+                    <> max(uuid_hash_extended(e.account_id, 0)) AS is_pair,
+            min(e.created_at) AS first_created_at, max(e.created_at) AS last_created_at,
+            min(e.effective_at) AS first_effective_at,
+            max(e.effective_at) AS last_effective_at
+        FROM ledger_entry e WHERE {transfer_entries_in_slice}
+        GROUP BY e.transfer_id, e.posting_number
+    ) AS p
+    LEFT JOIN (
+        SELECT * FROM ledger_transfer t WHERE {transfers_in_slice}
+    ) AS t ON t.id = p.transfer_id
+) AS e
+CROSS JOIN (
+    SELECT count(*) AS transfers, coalesce(sum(k.payouts), 0)::bigint AS payouts,
+        coalesce(bool_or(k.posted <> 1 OR t.id IS NULL), false) AS is_broken
+    FROM (
+        SELECT k.transfer_id,
+            count(*) FILTER (WHERE k.kind = 'transfer.posted') AS posted,
+            count(*) FILTER (WHERE k.kind = 'payout') AS payouts
+        FROM outbox_task k WHERE {transfer_tasks_in_slice}
+        GROUP BY k.transfer_id
+    ) AS k
+    LEFT JOIN (
+        SELECT t.id FROM ledger_transfer t WHERE {transfers_in_slice}
+    ) AS t ON t.id = k.transfer_id
+) AS k
+"""
+
 # Accounts that are payout accounts, or were: postings into them have payout tasks.
 PAYOUT_ACCOUNTS = """
-SELECT array_agg(a.id) FROM ledger_account a
-WHERE {accounts_of_entries} AND (
+SELECT a.id, a.version FROM ledger_account a
+WHERE {accounts_in_slice} AND (
     a.payout_destination IS NOT NULL
     OR EXISTS (
         SELECT 1 FROM ledger_change c
@@ -341,7 +468,14 @@ PAYOUT_POSTINGS = Sweep(
         SELECT e.id, e.account_id, e.transfer_id, e.posting_number, e.amount,
             k.id AS task_id, k.destination AS task_destination, r.is_known,
             r.destination
-        FROM ledger_entry e
+        FROM unnest(%(account_ids)s::uuid[], %(afters)s::bigint[], %(untils)s::bigint[])
+            AS x (account_id, version_after, version_until)
+        CROSS JOIN LATERAL (
+            SELECT e.* FROM ledger_entry e
+            WHERE e.ledger_id = %(ledger_id)s AND e.account_id = x.account_id
+              AND e.account_version > x.version_after
+              AND e.account_version <= x.version_until AND e.direction = 'credit'
+            OFFSET 0) AS e
         JOIN ledger_account a ON a.ledger_id = e.ledger_id AND a.id = e.account_id
         LEFT JOIN outbox_task k
             ON k.ledger_id = e.ledger_id AND k.transfer_id = e.transfer_id
@@ -369,8 +503,6 @@ PAYOUT_POSTINGS = Sweep(
                     WHEN after.is_there IS NULL THEN a.payout_destination
                     END AS destination
         ) AS r
-        WHERE {entries_in_slice} AND e.direction = 'credit'
-          AND e.account_id = ANY (%(payout_accounts)s)
     """,
     is_broken="""
         is_known AND ((destination IS NULL) <> (task_id IS NULL)
@@ -435,14 +567,22 @@ SELECT i.id FROM idempotency_key i WHERE {keys_in_slice}
 ORDER BY i.ledger_id, i.id OFFSET %(offset)s LIMIT 1
 """
 
+# The entries come first: as a rule they end a slice, and nothing beyond is counted.
 TRANSFER_SLICE_END = """
-SELECT least(
-    (SELECT t.id FROM ledger_transfer t WHERE {transfers_in_slice}
+WITH entries AS MATERIALIZED (
+    SELECT coalesce(
+        (SELECT e.transfer_id FROM ledger_entry e WHERE {transfer_entries_in_slice}
+            ORDER BY e.ledger_id, e.transfer_id OFFSET %(offset)s LIMIT 1),
+        'ffffffff-ffff-ffff-ffff-ffffffffffff') AS last_id
+)
+SELECT nullif(least(last_id,
+    (SELECT t.id FROM ledger_transfer t WHERE {transfers_in_slice} AND t.id <= last_id
         ORDER BY t.ledger_id, t.id OFFSET %(offset)s LIMIT 1),
-    (SELECT e.transfer_id FROM ledger_entry e WHERE {transfer_entries_in_slice}
-        ORDER BY e.ledger_id, e.transfer_id OFFSET %(offset)s LIMIT 1),
-    (SELECT k.transfer_id FROM outbox_task k WHERE {transfer_tasks_in_slice}
-        ORDER BY k.ledger_id, k.transfer_id OFFSET %(offset)s LIMIT 1))
+    (SELECT k.transfer_id FROM outbox_task k
+        WHERE {transfer_tasks_in_slice} AND k.transfer_id <= last_id
+        ORDER BY k.ledger_id, k.transfer_id OFFSET %(offset)s LIMIT 1)
+    ), 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+FROM entries
 """
 
 # Accounts are compared by hash, because min(uuid) is new in PostgreSQL 18.
@@ -510,6 +650,7 @@ TRANSFERS = Sweep(
     is_broken="""
         id IS NULL OR entry_transfer_id IS NULL OR is_unlike_postings
         OR has_other_times OR posted <> 1
+        OR created_at > clock_timestamp() + interval '1 minute'
     """,
     findings="""
         ('entry_has_transfer', id IS NULL AND entry_transfer_id IS NOT NULL,
@@ -571,10 +712,7 @@ COMPLETIONS = Sweep(
             SELECT r.id FROM ledger_transfer r
             WHERE r.ledger_id = t.ledger_id AND r.id = t.reverses_transfer_id OFFSET 0
             ) AS r ON true
-        WHERE {transfers_in_slice}
-          AND (t.kind NOT IN ('transfer', 'opening_balance', 'exchange')
-               OR t.reverses_transfer_id IS NOT NULL OR t.hold_id IS NOT NULL
-               OR t.source_postings IS NOT NULL)
+        WHERE {transfers_in_slice} AND {is_of_origin}
     """,
     is_broken="""
         is_of_unclear_origin OR ends_nothing
@@ -609,7 +747,7 @@ FROM (
         (c.new ->> 'closed_before')::timestamptz AS closed_before
     FROM ledger_change c
     WHERE c.ledger_id = %(ledger_id)s AND c.account_id IS NULL
-      AND c.fields ? 'closed_before'
+      AND c.fields @> '["closed_before"]'
     WINDOW w AS (ORDER BY c.created_at, c.id)
 ) AS c
 """

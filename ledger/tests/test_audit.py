@@ -7,8 +7,10 @@ a database of its own, see ``test_commands``.
 
 import json
 from datetime import timedelta
+from math import inf
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 
 import pytest
@@ -75,7 +77,17 @@ def drop_constraint(table: str, name: str) -> None:
 
 
 def check_of(ledger: Ledger, **options: Any) -> AuditReport:
-    return audit_run(ledger_slug=ledger.slug, **options)
+    """Audits the books by keys and by pages, which must say the same."""
+    reports = []
+    for least in (inf, 0):
+        with patch.object(audit, "SCAN_ENTRIES_PER_PAGE", least):
+            reports.append(audit_run(ledger_slug=ledger.slug, **options))
+    by_key, by_page = reports
+    assert fired(by_key) == fired(by_page)
+    assert [(r.check.name, r.row_count, r.finding_count) for r in by_key.checks] == [
+        (r.check.name, r.row_count, r.finding_count) for r in by_page.checks
+    ]
+    return by_page
 
 
 def fired(report: AuditReport) -> dict[str, int]:
@@ -327,6 +339,31 @@ def test_two_entries_of_one_version_are_found(unguarded: Books) -> None:
     )
 
     assert "entry_versions_have_no_gaps" in fired(check_of(unguarded.ledger))
+
+
+def test_twin_of_an_entry_is_found_wherever_it_stands(unguarded: Books) -> None:
+    drop_constraint("ledger_entry", "entry_versions_unique_per_account")
+    drop_constraint("ledger_entry", "entry_unique_per_posting_side")
+    entry = Entry.objects.get(
+        ledger_id=unguarded.ledger.id, account_id=unguarded.bob.id, account_version=2
+    )
+    # So many rows of another ledger that the twin gets a page of its own.
+    other = Books()
+    for _ in range(3):
+        other.move(other.alice, other.bob, 1)
+    run(
+        "INSERT INTO ledger_entry SELECT (jsonb_populate_record(e,"
+        " jsonb_build_object('id', gen_random_uuid(), 'account_version',"
+        " e.account_version + 1000 * n))).* FROM ledger_entry e,"
+        " generate_series(1, 200) n WHERE e.id = %s",
+        other.last_entry(other.bob).id,
+    )
+    entry.pk = new_id()
+    Entry.objects.bulk_create([entry])
+
+    found = fired(check_of(unguarded.ledger, slice_rows=1))
+
+    assert found["entry_versions_have_no_gaps"] == 1
 
 
 def test_changed_amount_is_found(unguarded: Books) -> None:
@@ -645,6 +682,26 @@ def test_transfer_that_is_recorded_in_the_future_is_found(unguarded: Books) -> N
     run(f"UPDATE ledger_transfer SET {later} WHERE id = %s", unguarded.transfer)
 
     assert "transfer_not_recorded_in_future" in fired(check_of(unguarded.ledger))
+
+
+def test_future_that_entries_and_account_agree_on_is_found(unguarded: Books) -> None:
+    entry = unguarded.last_entry(unguarded.bob)
+    for table, column in (("transfer", "id"), ("entry", "transfer_id")):
+        run(
+            f"UPDATE ledger_{table} SET created_at = created_at + interval '1 day'"
+            f" WHERE {column} = %s",
+            entry.transfer_id,
+        )
+    run(
+        "UPDATE ledger_account a SET last_entry_at = e.created_at FROM ledger_entry e"
+        " WHERE e.account_id = a.id AND e.account_version = a.version"
+        " AND a.ledger_id = %s",
+        unguarded.ledger.id,
+    )
+
+    found = fired(check_of(unguarded.ledger))
+
+    assert found["transfer_not_recorded_in_future"] == 1
 
 
 def test_completion_that_ends_two_payouts_is_found(unguarded: Books) -> None:

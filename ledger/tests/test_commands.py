@@ -19,8 +19,9 @@ from typing import Any
 import psycopg
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection, connections
+from django.db import DatabaseError, connection, connections
 
+from ledger import audit
 from ledger.audit import audit_run
 from ledger.models import ApiKey, AuditRun, Change, Ledger, Transfer
 from ledger.selectors.ledgers import HoldSettings, hold_settings
@@ -245,6 +246,31 @@ def test_full_audit_covers_every_ledger(own_database: str, books: Books) -> None
 
     assert books.ledger.id in report.differences
     assert report.differences[books.ledger.id] == 14
+
+
+def test_audit_says_the_same_on_several_connections(
+    own_database: str, books: Books
+) -> None:
+    damage(books)
+
+    alone = audit_run()
+    together = audit_run(jobs=3, slice_rows=5, share=0.9)
+
+    assert together.differences == alone.differences
+    assert [(r.check.name, r.row_count, r.finding_count) for r in together.checks] == [
+        (r.check.name, r.row_count, r.finding_count) for r in alone.checks
+    ]
+
+
+def test_audit_that_fails_on_one_connection_fails(
+    own_database: str, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "ENTRY_SCAN", "SELECT 1 / 0")
+
+    with pytest.raises(DatabaseError):
+        audit_run(jobs=2)
+
+    assert not AuditRun.objects.exists()
 
 
 # --- seed_accounts ----------------------------------------------------------------

@@ -1,6 +1,7 @@
 """``manage.py audit_ledger``: proves the books, or names what is broken."""
 
 import json
+import os
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -17,10 +18,14 @@ COULD_NOT_RUN = 2
 MAX_PRINTED = 20
 #: Columns of the table where there is no terminal.
 PLAIN_WIDTH = 120
+#: The most connections that it reads on without being told to.
+MOST_DEFAULT_JOBS = 4
+MAX_JOBS = 16
 
 HELP = """\
 Checks every invariant of the books against every row, and reports; it repairs nothing.
 It may run while transfers are posted: it reads in short snapshots and locks nothing.
+With --share 25 it works a quarter of the time, and leaves the rest to the transfers.
 
 The result is stored, and /health follows it: after findings it answers 503 until an
 audit finds the books sound again. With --ledger, what the last audit found in other
@@ -36,6 +41,7 @@ exit codes:
 examples:
   manage.py audit_ledger
   manage.py audit_ledger --ledger demo
+  manage.py audit_ledger --jobs 1 --share 25
   manage.py audit_ledger --json | jq '.checks[] | select(.finding_count > 0)'
 """
 
@@ -54,13 +60,35 @@ class Command(LedgerCommand):
         parser.add_argument(
             "--json", action="store_true", help="print one JSON object and nothing else"
         )
+        parser.add_argument(
+            "--jobs",
+            type=int,
+            default=min(MOST_DEFAULT_JOBS, os.cpu_count() or 1),
+            choices=range(1, MAX_JOBS + 1),
+            metavar="N",
+            help="connections that read at the same time (default: one for each core,"
+            f" at most {MOST_DEFAULT_JOBS})",
+        )
+        parser.add_argument(
+            "--share",
+            type=int,
+            default=100,
+            choices=range(1, 101),
+            metavar="PERCENT",
+            help="how much of the time each of them works (default: 100)",
+        )
 
     def run(self, options: dict[str, Any]) -> None:
         """Runs the audit, prints its report and sets the exit code."""
         slug = options["ledger"]
         total = None if slug else audit_row_estimate()
         with ProgressLine("Auditing", total) as progress:
-            report = audit_run(ledger_slug=slug, progress=progress.advance)
+            report = audit_run(
+                ledger_slug=slug,
+                progress=progress.advance,
+                jobs=options["jobs"],
+                share=options["share"] / 100,
+            )
         if options["json"]:
             self.say(json.dumps(report.as_json(), indent=2))
         else:
