@@ -196,7 +196,7 @@ class Bench:
     def query(self, statement: str, parameters: Any = None) -> list[tuple[Any, ...]]:
         """The rows of a statement of the superuser."""
         with self.stack.superuser() as connection:
-            cursor = connection.execute(statement, parameters)  # type: ignore[arg-type]
+            cursor = connection.execute(statement, parameters)
             return cursor.fetchall() if cursor.description else []
 
     def pending_tasks(self) -> int:
@@ -262,7 +262,7 @@ def _r1(spread: str, clients: int, with_key: bool = True) -> Callable[[Bench], M
 
     def run(bench: Bench) -> Metrics:
         metrics = bench.sql(script, clients=clients)
-        return _checked(metrics, transfers_each=1)
+        return checked(metrics, transfers_each=1)
 
     return run
 
@@ -271,13 +271,13 @@ def _r2(with_key: bool) -> Callable[[Bench], Metrics]:
     script = _BATCH_SQL.format(with_key=str(with_key).lower())
 
     def run(bench: Bench) -> Metrics:
-        metrics = _checked(bench.sql(script, clients=2), transfers_each=BATCH_SIZE)
+        metrics = checked(bench.sql(script, clients=2), transfers_each=BATCH_SIZE)
         return _times(metrics, BATCH_SIZE)
 
     return run
 
 
-def _checked(metrics: Metrics, *, transfers_each: int) -> Metrics:
+def checked(metrics: Metrics, *, transfers_each: int) -> Metrics:
     """Whether each answer is backed by rows."""
     expected = metrics["requests"] * transfers_each
     if metrics["transfers"] < expected:
@@ -298,7 +298,7 @@ def _times(metrics: Metrics, size: int) -> Metrics:
 
 def _single(spread: str, clients: int) -> Callable[[Bench], Metrics]:
     def run(bench: Bench) -> Metrics:
-        metrics = _checked(
+        metrics = checked(
             bench.http("transfers", connections=clients, hot=int(spread == "hot")),
             transfers_each=1,
         )
@@ -320,7 +320,7 @@ def _half_rate(spread: str) -> Callable[[Bench], Metrics]:
         )
         latency = metrics["latency_ms"]
         return {
-            **_checked(metrics, transfers_each=1),
+            **checked(metrics, transfers_each=1),
             "wanted_rate": rate,
             "p99_to_p50": latency["p99"] / latency["p50"],
             "backlog": bench.settle(),
@@ -349,7 +349,7 @@ def _batch(size: int, is_atomic: bool) -> Callable[[Bench], Metrics]:
             for name in after
             if name.startswith("web.") and name in before
         )
-        metrics = _times(_checked(metrics, transfers_each=size), size)
+        metrics = _times(checked(metrics, transfers_each=size), size)
         return {**metrics, "web_growth_mb": growth, "backlog": bench.settle()}
 
     return run
@@ -482,7 +482,7 @@ def _seed(bench: Bench) -> Metrics:
             *("--ledger", SEEDED_LEDGER, "--append", "--accounts", "0"),
             *("--transfers", str(SEEDED_TRANSFERS), "--seed", str(bench.seed)),
         ],
-        **bench.stack.environment,
+        bench.stack.environment,
     )
     found = re.search(r"([\d,]+) transfers in ([\d.]+) s", run.output)
     if found is None or int(found[1].replace(",", "")) != SEEDED_TRANSFERS:
@@ -508,7 +508,7 @@ def audit(stack: Stack) -> Metrics:
             *(sys.executable, str(PROJECT_DIRECTORY / "manage.py")),
             *("audit_ledger", "--json"),
         ],
-        **stack.environment,
+        stack.environment,
     )
     report = json.loads(run.output[run.output.index("{") :])
     if not report["is_sound"]:
@@ -539,9 +539,9 @@ def _hot_while_audited(bench: Bench) -> Metrics:
         while not loaded.done():
             audit(bench.stack)
             audits += 1
-        metrics = _checked(loaded.result(), transfers_each=1)
+        metrics = checked(loaded.result(), transfers_each=1)
     bench.settle()
-    alone = _checked(load(), transfers_each=1)
+    alone = checked(load(), transfers_each=1)
     bench.settle()
     return {
         **metrics,
@@ -628,11 +628,20 @@ def all_cases() -> list[Case]:
         for size in BATCH_SIZES
         for is_atomic in (True, False)
     ]
-    clients = f"{SOME_CLIENTS} clients"
     cases += [
-        Case("hold", f"holds, {clients}", "holds/s", _holds),
-        Case("capture", f"hold and capture, {clients}", "pairs/s", _holds_captured),
-        Case("replay", f"replays of a finished key, {clients}", "requests/s", _replay),
+        Case("hold", f"holds, {SOME_CLIENTS} clients", "holds/s", _holds),
+        Case(
+            "capture",
+            f"hold and capture, {SOME_CLIENTS} clients",
+            "pairs/s",
+            _holds_captured,
+        ),
+        Case(
+            "replay",
+            f"replays of a finished key, {SOME_CLIENTS} clients",
+            "requests/s",
+            _replay,
+        ),
     ]
     reads: dict[str, tuple[str, Callable[[Bench], list[str]]]] = {
         "account": ("an account", _account_paths),

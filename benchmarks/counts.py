@@ -10,7 +10,7 @@ from typing import Any
 
 import redis
 
-from benchmarks.cases import Bench, Metrics, _checked
+from benchmarks.cases import Bench, Metrics, checked
 from benchmarks.references import BATCH_SIZE
 from payflow.embedded.postgres import LOGIN_ROLE
 
@@ -69,9 +69,9 @@ def _count(bench: Bench, size: int, options: dict[str, Any]) -> Metrics:
             bench.query("SELECT pg_stat_statements_reset()")
             valkey.config_resetstat()
             # Connections and their first statements are not of a request.
-            metrics = _checked(bench.http(**options), transfers_each=size)
+            metrics = checked(bench.http(**options), transfers_each=size)
             rows = bench.query(_STATEMENTS, [LOGIN_ROLE])
-            commands: dict[str, Any] = valkey.info("commandstats")  # type: ignore[assignment]
+            commands: dict[str, Any] = valkey.info("commandstats")
     finally:
         bench.seconds, bench.warm_up_seconds = seconds, warm_up
     transfers = metrics["transfers"]

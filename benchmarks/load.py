@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def wrk(
         f"threads={threads}",
         *(f"{name}={value}" for name, value in options.items() if value is not None),
     ]
-    run = run_measured(command, LUA_PATH=f"{_LUA}/?.lua;;")
+    run = run_measured(command, {**os.environ, "LUA_PATH": f"{_LUA}/?.lua;;"})
     try:
         said = json.loads(run.output.splitlines()[-1])
     except (ValueError, IndexError):
@@ -164,7 +164,7 @@ class Run:
 
 
 def run_measured(
-    command: Sequence[str], *, cwd: Path | None = None, **environment: str
+    command: Sequence[str], environment: Mapping[str, str] | None = None
 ) -> Run:
     """Runs a command to its end; Ctrl-C ends it too.
 
@@ -175,8 +175,7 @@ def run_measured(
         began = time.monotonic()
         process = subprocess.Popen(
             command,
-            cwd=cwd,
-            env={**os.environ, **environment},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

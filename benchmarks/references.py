@@ -85,7 +85,7 @@ class References:
                 literal = sql.Literal(value).as_string(connection)
                 text = text.replace(name, literal)
             connection.execute("DROP SCHEMA IF EXISTS benchmark CASCADE")
-            connection.execute(text)  # type: ignore[arg-type]
+            connection.execute(text)
             connection.execute(
                 "INSERT INTO benchmark.account SELECT n, id FROM"
                 " unnest(%s::uuid[]) WITH ORDINALITY AS a (id, n)",
@@ -113,7 +113,7 @@ class References:
 
     def _call(self, call: str) -> None:
         with self._stack.superuser() as connection:
-            connection.execute(f"SELECT {call}")  # type: ignore[arg-type]
+            connection.execute(f"SELECT {call}")
 
     def _written(self, write: Any) -> dict[str, Any]:
         with self._stack.superuser() as connection:
@@ -188,10 +188,10 @@ def new_key() -> str:
 def _one(
     connection: psycopg.Connection, statement: str, parameters: Any = None
 ) -> tuple[Any, ...]:
-    row = connection.execute(statement, parameters).fetchone()  # type: ignore[arg-type]
+    row = connection.execute(statement, parameters).fetchone()
     if row is None:
         raise BenchmarkError(f"There is nothing: {statement}")
-    return row  # type: ignore[no-any-return]
+    return row
 
 
 def _difference(api: dict[str, Any], reference: dict[str, Any]) -> str:

@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from benchmarks import measure
-from benchmarks.cases import SOME_CLIENTS, Bench
-from benchmarks.stack import BenchmarkError
+from benchmarks.cases import SOME_CLIENTS, Bench, Metrics, checked
 
 SAMPLE_SECONDS = 10
+#: The load is made in parts of this length: an error ends it early.
+PART_SECONDS = 60
 #: The part of the time that a process may still fill its caches in.
 SETTLING_PART = 0.25
 #: Rate of the load, as a part of what was reached without a limit before.
@@ -31,34 +32,31 @@ def soak(bench: Bench, *, minutes: float, say: Callable[[str], None]) -> dict[st
     rate = LOAD_PART * bench.http("transfers", connections=SOME_CLIENTS)["rate"]
     bench.settle()
     say(f"Soaking at {rate:,.0f} transfers a second for {minutes:g} minutes ...")
-    bench.seconds, bench.warm_up_seconds = minutes * 60, 0
+    bench.seconds, bench.warm_up_seconds = min(PART_SECONDS, minutes * 60), 0
     samples: dict[str, list[tuple[float, float]]] = {}
+    parts: list[Metrics] = []
     began = time.monotonic()
     with ThreadPoolExecutor(max_workers=1) as pool:
-        load = pool.submit(
-            bench.http, "transfers", connections=SOME_CLIENTS, rate=f"{rate:.1f}"
-        )
-        while not load.done():
-            seconds = time.monotonic() - began
-            used = measure.memory(bench.stack)
-            for name, process in used.items():
-                samples.setdefault(name, []).append((seconds, process.private_mb))
-            say(
-                f"  {seconds / 60:6.1f} min  "
-                + "  ".join(
-                    f"{group} {size:,.0f} MB"
-                    for group, size in measure.memory_by_group(bench.stack).items()
-                )
+        while (seconds := time.monotonic() - began) < minutes * 60:
+            load = pool.submit(
+                bench.http, "transfers", connections=SOME_CLIENTS, rate=f"{rate:.1f}"
             )
+            while not load.done():
+                _sample(bench, samples, time.monotonic() - began)
+                wait([load], timeout=SAMPLE_SECONDS)
+            parts.append(checked(load.result(), transfers_each=1))
             _empty_logs(bench)
-            _sleep_until(load.done, SAMPLE_SECONDS)
-        metrics = load.result()
-    if metrics["transfers"] < metrics["requests"]:
-        raise BenchmarkError("Not every answer is backed by rows.")
+            sizes = measure.memory_by_group(bench.stack).items()
+            say(
+                f"  {seconds / 60:6.1f} min  {parts[-1]['rate']:,.0f}/s  "
+                + "  ".join(f"{group} {size:,.0f} MB" for group, size in sizes)
+            )
     return {
         "minutes": minutes,
         "wanted_rate": rate,
-        "load": metrics,
+        "rate": sum(part["requests"] for part in parts)
+        / sum(part["seconds"] for part in parts),
+        "parts": parts,
         "backlog": bench.settle(),
         "processes": {
             name: {
@@ -68,6 +66,13 @@ def soak(bench: Bench, *, minutes: float, say: Callable[[str], None]) -> dict[st
             for name, points in samples.items()
         },
     }
+
+
+def _sample(
+    bench: Bench, samples: dict[str, list[tuple[float, float]]], seconds: float
+) -> None:
+    for name, used in measure.memory(bench.stack).items():
+        samples.setdefault(name, []).append((seconds, used.private_mb))
 
 
 def slope(points: list[tuple[float, float]], *, after: float) -> float | None:
@@ -80,12 +85,6 @@ def slope(points: list[tuple[float, float]], *, after: float) -> float | None:
     return sum((x - mean_x) * (y - mean_y) for x, y in late) / sum(
         (x - mean_x) ** 2 for x, _ in late
     )
-
-
-def _sleep_until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.2)
 
 
 def _empty_logs(bench: Bench) -> None:

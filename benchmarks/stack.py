@@ -5,6 +5,7 @@ its log (JSON) straight to a file. None can outlive the benchmark, because
 ``payflow.embedded.launch`` ties it to its parent: Ctrl-C and even ``kill -9`` stop all.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,13 +15,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import psutil
 import psycopg
 from psycopg import sql
 
@@ -36,7 +38,7 @@ from payflow.embedded.postgres import (
     can_enter,
     server_user,
 )
-from payflow.embedded.supervision import launched
+from payflow.embedded.supervision import holders, launched
 from payflow.embedded.valkey import ValkeyServer
 
 #: The ledger that is measured, and the one that ``seed_accounts`` fills.
@@ -151,12 +153,21 @@ class Stack:
     # --- Servers ------------------------------------------------------------------
 
     def _wait_for_leftovers(self) -> None:
-        lock = FileLock(self.directory / "processes.lock")
-        _wait_until(
-            lock.acquire,
-            STOP_SECONDS,
-            f"Processes of an earlier benchmark still run on {self.directory}.",
-        )
+        """Processes of a benchmark that was killed end by themselves, or are ended."""
+        path = self.directory / "processes.lock"
+        lock = FileLock(path)
+        is_free = lock.acquire()
+        for process in [] if is_free else holders(path):
+            with contextlib.suppress(psutil.Error):
+                process.resume()  # it may have been halted for a reference
+        deadline = time.monotonic() + STOP_SECONDS
+        while not is_free:
+            if time.monotonic() > deadline:
+                for process in holders(path):
+                    with contextlib.suppress(psutil.Error):
+                        process.kill()
+            time.sleep(0.2)
+            is_free = lock.acquire()
         lock.release()
 
     def _start_servers(self) -> None:
@@ -240,9 +251,11 @@ class Stack:
         self.known.api_key = json.loads(key)["key"]
         transfers = self.entries // 2
         self._run(
-            *(sys.executable, "-m", "benchmarks.books", "--ledger", LEDGER),
-            *("--accounts", str(ACCOUNT_COUNT), "--transfers", str(transfers)),
-            *("--holds", str(max(transfers // 50, 100))),
+            [
+                *(sys.executable, "-m", "benchmarks.books", "--ledger", LEDGER),
+                *("--accounts", str(ACCOUNT_COUNT), "--transfers", str(transfers)),
+                *("--holds", str(max(transfers // 50, 100))),
+            ],
             progress=True,
         )
         self.manage(
@@ -395,7 +408,7 @@ class Stack:
             BenchmarkError: it failed.
         """
         manage = str(PROJECT_DIRECTORY / "manage.py")
-        return self._run(sys.executable, manage, *arguments, **environment)
+        return self._run([sys.executable, manage, *arguments], environment)
 
     def postgres_program(self, name: str) -> str:
         """The path of one of the embedded PostgreSQL's programs, else of the system's.
@@ -414,10 +427,16 @@ class Stack:
 
     # --- Processes ----------------------------------------------------------------
 
-    def _run(self, *command: str, progress: bool = False, **environment: str) -> str:
+    def _run(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        progress: bool = False,
+    ) -> str:
         result = subprocess.run(
             command,
-            env={**self.environment, **environment},
+            env={**self.environment, **(environment or {})},
             cwd=PROJECT_DIRECTORY,
             stdout=subprocess.PIPE,
             stderr=None if progress else subprocess.PIPE,

@@ -3,5 +3,5 @@
 from payflow.gunicorn_conf import *  # noqa: F403
 
 
-def post_worker_init(_worker: object) -> None:
+def post_worker_init(_worker: object) -> None:  # type: ignore[no-redef]
     """There is no database."""
