@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ledger.enums import AccountKind, Direction
+from ledger.enums import AccountKind
 from ledger.models import Account, Entry
 from ledger.services.accounts import AccountRequest
 from ledger.types import (
@@ -106,7 +106,7 @@ def entry_json(entry: Entry, *, account: Account) -> dict[str, Any]:
         "id": entry.id,
         "transfer_id": entry.transfer_id,
         "posting_number": entry.posting_number,
-        "direction": str(Direction(entry.direction)),
+        "direction": entry.direction,
         "amount": entry.amount,
         "currency": entry.currency,
         "account_version": entry.account_version,

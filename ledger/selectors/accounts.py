@@ -21,6 +21,7 @@ from ledger.selectors.finding import (
     search_by_id,
 )
 from ledger.selectors.holds import without_lapsed
+from ledger.selectors.rows import rows_where
 from payflow.errors import ProblemError
 
 
@@ -30,9 +31,10 @@ def account_get(*, ledger_id: UUID, account_id: UUID) -> Account:
     Raises:
         ProblemError: ``account_not_found``, also for another ledger's account.
     """
-    account = Account.objects.filter(ledger_id=ledger_id, id=account_id).first()
-    if account is None:
+    found = rows_where(Account, "ledger_id = $1 AND id = $2", [ledger_id, account_id])
+    if not found:
         raise account_missing(account_id)
+    (account,) = found
     without_lapsed(ledger_id=ledger_id, accounts=[account])
     return account
 

@@ -18,6 +18,8 @@ from ledger.selectors.finding import (
     range_conditions,
     version_conditions,
 )
+from ledger.selectors.rows import rows_where
+from payflow.statements import bigints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,12 +90,14 @@ def entry_list(
         ),
         limit=limit,
     )
-    rows = Entry.objects.filter(
-        ledger_id=ledger_id, account_id=account_id, account_version__in=keys
-    )
-    return FoundPage(list(rows.order_by("-account_version")), after=after)
+    rows = rows_where(Entry, _OF_VERSIONS, [ledger_id, account_id, bigints(keys)])
+    return FoundPage(rows, after=after)
 
 
+_OF_VERSIONS = (
+    "ledger_id = $1 AND account_id = $2 AND account_version = ANY ($3::bigint[])"
+    " ORDER BY account_version DESC"
+)
 # A transfer has few entries. Not an equality of the account, which would let PostgreSQL
 # search them among all entries of the account.
 _OF_TRANSFER = (

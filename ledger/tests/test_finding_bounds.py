@@ -12,7 +12,6 @@ from uuid import UUID
 
 import pytest
 from django.db import connection, transaction
-from django.test.utils import CaptureQueriesContext
 
 from ledger.models import Account, Ledger
 from ledger.selectors import finding
@@ -137,18 +136,20 @@ def sequential_scans() -> int:
 def cost_of_page(read: Callable[[], Any]) -> tuple[Any, int]:
     """The page, and the buffers that its statements touched; no table is read whole."""
     before = sequential_scans()
-    with CaptureQueriesContext(
-        connection,
-    ) as queries:
-        page = read()
-    assert sequential_scans() == before
     buffers = 0
-    for query in queries.captured_queries:
-        with connection.cursor() as cursor:
-            cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query['sql']}")
-            (found,) = cursor.fetchone()
+
+    def explained(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        nonlocal buffers
+        explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}"
+        execute(explain, params, many, context)
+        (found,) = context["cursor"].fetchone()
         plan = (json.loads(found) if isinstance(found, str) else found)[0]["Plan"]
         buffers += plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(explained):
+        page = read()
+    assert sequential_scans() == before
     return page, buffers
 
 
