@@ -99,6 +99,8 @@ def build_logging(*, log_format: str, level: str) -> None:
             foreign_pre_chain=shared,
         )
     )
+    # Of no use in a line, and not free: a greenlet's thread is made up to be named.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
