@@ -35,8 +35,8 @@ class Worker(GeventWorker):
             RuntimeError: what Django keeps for each thread, its connections first, was
                 made before; then all greenlets would share one.
         """
-        if "asgiref.local" in sys.modules:
-            raise RuntimeError("Django was imported before the worker could prepare")
+        if "django.db" in sys.modules:
+            raise RuntimeError("django.db was imported before greenlets were prepared")
         super().patch()
 
     def timeout_ctx(self) -> "_Listening":
