@@ -91,7 +91,9 @@ def run_prepared(
     raw = _PreparedCursor(session)
     with connection._prepare_cursor(raw) as cursor:  # type: ignore[attr-defined]
         cursor.execute(sql, parameters)
-        return cursor.fetchall() if cursor.description else []
+        # Not cursor.description: it makes an object of each column.
+        has_rows = raw.pgresult is not None and raw.pgresult.nfields > 0
+        return cursor.fetchall() if has_rows else []
 
 
 def discard_plans(*, older_than_seconds: float) -> None:

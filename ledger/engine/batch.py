@@ -24,7 +24,6 @@ from ledger.locks import (
     lock_holds,
     lock_period,
 )
-from ledger.models import Hold, Transfer
 from ledger.types import (
     BalanceAfter,
     HoldRequest,
@@ -42,6 +41,7 @@ from payflow.errors import Problem
 from payflow.ids import new_id, new_id_bytes
 from payflow.metrics import transfers_posted, transfers_refused
 from payflow.money import MAX_AMOUNT
+from payflow.statements import run_prepared, texts
 
 #: The most lapsed holds of one account that one look ends, and about the most postings
 #: that they have; there are several looks, until what lacks is there.
@@ -74,9 +74,14 @@ CROSS JOIN LATERAL (
 GROUP BY p.hold_id
 """
 
-
-# Account, destination, amount and currency of a task that pays nothing out.
-_NO_PAYOUT = (None, None, None, None)
+# Each is looked up by itself, whatever the planner believes of the table's size.
+_USED_REFERENCES = """
+SELECT used.reference FROM unnest($2::text[]) AS wanted (reference)
+CROSS JOIN LATERAL (
+    SELECT t.reference FROM {table} t
+    WHERE t.ledger_id = $1 AND t.reference = wanted.reference OFFSET 0
+) used
+"""
 
 
 class Batch:
@@ -136,11 +141,11 @@ class Batch:
             self._closed_before = lock_period(ledger_id=self.ledger_id)
         wanted = [r.reference for r in requests if r.reference is not None]
         if wanted:
-            model = Transfer if transfers else Hold
-            found = model.objects.filter(
-                ledger_id=self.ledger_id, reference__in=wanted
-            ).values_list("reference", flat=True)
-            self._used_references = {reference for reference in found if reference}
+            table = "ledger_transfer" if transfers else "ledger_hold"
+            found = run_prepared(
+                _USED_REFERENCES.format(table=table), [self.ledger_id, texts(wanted)]
+            )
+            self._used_references = {reference for (reference,) in found}
 
     def post(self, request: TransferRequest) -> Problem | None:
         """Applies a transfer, unless something forbids it: then it says what."""
@@ -291,47 +296,41 @@ class Batch:
         if self._has_limits:
             self._velocity.count(self._counted(request, hold))
         rows, by, transfer_id = self._rows, len(self._actors), request.id.bytes
-        rows.tasks.append(
-            (
-                new_id_bytes(),
-                TaskKind.TRANSFER_POSTED.value,
-                transfer_id,
-                0,
-                *_NO_PAYOUT,
-                by,
-            )
-        )
+        rows.tasks.append((new_id_bytes(), transfer_id, by))
         moved: dict[LockedAccount, None] = {}
         for number, (source_id, target_id, amount) in enumerate(request.postings, 1):
             source, target = self.accounts[source_id], self.accounts[target_id]
             source.debits_posted += amount
+            source.version += 1
             target.credits_posted += amount
-            for account, direction in ((source, "debit"), (target, "credit")):
-                account.version += 1
-                moved[account] = None
-                rows.entries.append(
-                    (
-                        new_id_bytes(),
-                        transfer_id,
-                        number,
-                        direction,
-                        account.id.bytes,
-                        account.currency,
-                        amount,
-                        account.version,
-                        account.debits_posted,
-                        account.credits_posted,
-                        request.effective_at,
-                    )
+            target.version += 1
+            moved[source] = moved[target] = None
+            rows.postings.append(
+                (
+                    new_id_bytes(),
+                    new_id_bytes(),
+                    transfer_id,
+                    number,
+                    source_id.bytes,
+                    target_id.bytes,
+                    source.currency,
+                    amount,
+                    source.version,
+                    source.debits_posted,
+                    source.credits_posted,
+                    target.version,
+                    target.debits_posted,
+                    target.credits_posted,
+                    request.effective_at,
                 )
+            )
             if target.payout_destination is not None:
-                rows.tasks.append(
+                rows.payouts.append(
                     (
                         new_id_bytes(),
-                        TaskKind.PAYOUT.value,
                         transfer_id,
                         number,
-                        target.id.bytes,
+                        target_id.bytes,
                         target.payout_destination,
                         amount,
                         target.currency,
@@ -518,7 +517,11 @@ class Batch:
             transaction.on_commit(
                 lambda: transfers_posted(len(self._requests)), robust=True
             )
-        kinds = {kind for _, kind, *_ in (*self._rows.tasks, *self._rows.hold_tasks)}
+        kinds = {kind for _, kind, *_ in self._rows.hold_tasks}
+        if self._rows.tasks:
+            kinds.add(TaskKind.TRANSFER_POSTED)
+        if self._rows.payouts:
+            kinds.add(TaskKind.PAYOUT)
         if not tasks_are_done and not kinds.isdisjoint(kinds_to_wake_for()):
             transaction.on_commit(wake_dispatcher, robust=True)
         return [

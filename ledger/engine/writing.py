@@ -1,9 +1,9 @@
 """The one statement that writes a batch.
 
 One statement, so that its triggers see the whole. The recording time is PostgreSQL's
-clock, read after the accounts are locked and never below an account's last entry. The
-parts for holds, reversals and usage are there only when the batch has some: the plain
-transfer's statement stays short.
+clock, read after the accounts are locked and never below an account's last entry. Only
+the parts that the batch has rows for are there: the plain transfer's statement stays
+short, and no trigger runs for nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -42,8 +42,9 @@ class Rows:
 
     def __init__(self) -> None:
         self.transfers: list[Row] = []
-        self.entries: list[Row] = []
+        self.postings: list[Row] = []
         self.tasks: list[Row] = []
+        self.payouts: list[Row] = []
         self.accounts: list[Row] = []
         self.holds: list[Row] = []
         self.hold_postings: list[Row] = []
@@ -77,9 +78,7 @@ def write(
     Raises:
         RuntimeError: a locked row was not there to be updated; roll back.
     """
-    present = tuple(
-        name for name, part in _PARTS.items() if part.always or getattr(rows, name)
-    )
+    present = tuple(name for name in _PARTS if getattr(rows, name))
     parameters: list[Any] = [
         ledger_id,
         instant(not_before),
@@ -94,12 +93,12 @@ def write(
     for name in present:
         part = _PARTS[name]
         values: list[Row] = getattr(rows, name)
-        columns = zip(*values, strict=True) if values else [()] * len(part.columns)
+        columns = zip(*values, strict=True)
         for (_, kind), column in zip(part.columns, columns, strict=True):
             parameters.append(_PACK[kind](column))
         if part.is_update:
             expected += len(values)
-    if len(rows.entries) + len(rows.hold_posting_changes) >= REPLAN_ROWS:
+    if 2 * len(rows.postings) + len(rows.hold_posting_changes) >= REPLAN_ROWS:
         discard_plans(older_than_seconds=REPLAN_SECONDS)
     ((recorded_at, updated),) = run_prepared(_statement(present), parameters)
     if updated != expected:
@@ -135,12 +134,9 @@ _WHO = "{actors}[r.by], {client_ids}[r.by], {key_ids}[r.by], {request_ids}[r.by]
 class _Part:
     """One CTE: what it does with rows whose columns have these names and types."""
 
-    def __init__(
-        self, columns: str, sql: str, *, always: bool = False, is_update: bool = False
-    ) -> None:
+    def __init__(self, columns: str, sql: str, *, is_update: bool = False) -> None:
         self.columns = [column.split() for column in columns.split(",")]
         self._sql = sql
-        self.always = always
         self.is_update = is_update
 
     def cte(self, name: str, first: int, given: Mapping[str, str]) -> str:
@@ -178,44 +174,52 @@ _PARTS = {
             (o.json ->> 'exchange_rate')::numeric
         FROM clock, {rows}, LATERAL (SELECT r.origin::jsonb AS json) o
         """,
-        always=True,
     ),
-    "entries": _Part(
-        "id uuid, transfer_id uuid, posting_number int, direction text,"
-        " account_id uuid, currency text, amount bigint, account_version bigint,"
-        " debits_after bigint, credits_after bigint, effective_at timestamptz",
+    "postings": _Part(
+        "debit_id uuid, credit_id uuid, transfer_id uuid, number int, source_id uuid,"
+        " target_id uuid, currency text, amount bigint, source_version bigint,"
+        " source_debits bigint, source_credits bigint, target_version bigint,"
+        " target_debits bigint, target_credits bigint, effective_at timestamptz",
         """
         INSERT INTO ledger_entry (
             ledger_id, id, transfer_id, posting_number, direction, account_id,
             currency, amount, account_version, debits_after, credits_after,
             effective_at, created_at)
-        SELECT {ledger_id}, r.id, r.transfer_id, r.posting_number,
-            r.direction, r.account_id, r.currency, r.amount, r.account_version,
-            r.debits_after, r.credits_after,
+        SELECT {ledger_id}, e.id, r.transfer_id, r.number, e.direction, e.account_id,
+            r.currency, r.amount, e.version, e.debits, e.credits,
             least(coalesce(r.effective_at, clock.at), clock.at), clock.at
-        FROM clock, {rows}
+        FROM clock, {rows}, LATERAL (VALUES
+            (r.debit_id, 'debit', r.source_id, r.source_version, r.source_debits,
+             r.source_credits),
+            (r.credit_id, 'credit', r.target_id, r.target_version, r.target_debits,
+             r.target_credits)
+        ) AS e (id, direction, account_id, version, debits, credits)
         """,
-        always=True,
     ),
     "tasks": _Part(
-        "id uuid, kind text, transfer_id uuid, posting_number int, account_id uuid,"
+        "id uuid, transfer_id uuid, by int",
+        """
+        INSERT INTO outbox_task (
+            ledger_id, id, kind, transfer_id, posting_number, state, due_at,
+            created_at, finished_at, request_id)
+        SELECT {ledger_id}, r.id, 'transfer.posted', r.transfer_id, 0, {posted_state},
+            clock.at, clock.at, CASE {posted_state} WHEN 'done' THEN clock.at END,
+            {request_ids}[r.by]
+        FROM clock, {rows}
+        """,
+    ),
+    "payouts": _Part(
+        "id uuid, transfer_id uuid, posting_number int, account_id uuid,"
         " destination text, amount bigint, currency text, by int",
         """
         INSERT INTO outbox_task (
             ledger_id, id, kind, transfer_id, posting_number, account_id,
-            destination, amount, currency, state, due_at, created_at, finished_at,
-            request_id)
-        SELECT {ledger_id}, r.id, r.kind, r.transfer_id, r.posting_number,
-            r.account_id, r.destination, r.amount, r.currency,
-            CASE r.kind WHEN 'transfer.posted' THEN {posted_state}
-                ELSE 'pending' END,
-            clock.at, clock.at,
-            CASE WHEN r.kind = 'transfer.posted' AND {posted_state} = 'done'
-                THEN clock.at END,
+            destination, amount, currency, due_at, created_at, request_id)
+        SELECT {ledger_id}, r.id, 'payout', r.transfer_id, r.posting_number,
+            r.account_id, r.destination, r.amount, r.currency, clock.at, clock.at,
             {request_ids}[r.by]
         FROM clock, {rows}
         """,
-        always=True,
     ),
     "accounts": _Part(
         "id uuid, version bigint, debits_posted bigint, credits_posted bigint,"
@@ -231,7 +235,6 @@ _PARTS = {
         WHERE a.ledger_id = {ledger_id} AND a.id = r.id
         RETURNING 1
         """,
-        always=True,
         is_update=True,
     ),
     "holds": _Part(
@@ -357,5 +360,5 @@ def _statement(present: tuple[str, ...]) -> str:
     WITH given AS (SELECT {", ".join(given.values())}), clock AS MATERIALIZED (
         SELECT greatest(clock_timestamp(), {given["not_before"]}) AS at
     ), {", ".join(ctes)}
-    SELECT clock.at, {" + ".join(counts)} FROM clock
+    SELECT clock.at, {" + ".join(counts) or 0} FROM clock
     """  # noqa: S608 - the parts above, and nothing from outside
