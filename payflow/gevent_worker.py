@@ -39,6 +39,14 @@ class Worker(GeventWorker):
             raise RuntimeError("django.db was imported before greenlets were prepared")
         super().patch()
 
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+        """Answers a request, by one packet if the answer is small."""
+        joined = _Joined(sock)
+        try:
+            return super().handle_request(listener_name, req, joined, addr)
+        finally:
+            joined.flush()
+
     def timeout_ctx(self) -> "_Listening":
         """What limits the wait for a connection's next request."""
         return _Listening(self._idle, seconds=self.cfg.keepalive)
@@ -51,6 +59,34 @@ class Worker(GeventWorker):
     def _let_go(self) -> None:
         for listening in list(self._idle):
             listening.end()
+
+
+class _Joined:
+    """A socket that sends the head of an answer together with what follows it."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self._head = b""
+        self._is_begun = False
+
+    def sendall(self, data: bytes) -> None:
+        """Keeps what comes first; sends it with the second."""
+        if not self._is_begun:
+            self._is_begun, self._head = True, data
+            return
+        head, self._head = self._head, b""
+        self._sock.sendall(head + data if head else data)
+
+    def flush(self) -> None:
+        """Sends what is kept, if nothing has followed it."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._sock.sendall(head)
+
+    def __getattr__(self, name: str) -> Any:
+        # Whatever else is done with a socket comes after what was to be sent.
+        self.flush()
+        return getattr(self._sock, name)
 
 
 class _Listening:
