@@ -23,21 +23,19 @@ may have to wait for the batch's accounts, for as long as any request waits for 
 See ``docs/adr/0013-a-batch-locks-no-keys.md``.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from django.db import connection
-
 from idempotency.services import (
     KeyClaim,
+    KeyClaims,
     StoredOutcome,
     in_progress_problem,
     lock_number,
 )
 from payflow.errors import ProblemError
-from payflow.execution import ClaimLostError, Rendered
-from payflow.ids import new_id
+from payflow.execution import Rendered
+from payflow.statements import run_prepared, texts
 
 # Locks on 64-bit numbers have objsubid 1 and show their halves as two object ids.
 _LOCKED = """
@@ -49,22 +47,11 @@ WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND pid <> pg_backend_p
 _FIND = """
 SELECT k.key, k.digests, k.status, k.response_headers, k.response_body,
     k.resource_type, k.resource_id, k.created_at
-FROM unnest(%(keys)s::text[]) AS wanted (key)
-JOIN idempotency_key k ON k.ledger_id = %(ledger_id)s
-    AND k.client_id = %(client_id)s AND k.key = wanted.key
-"""
-
-# One JSON text instead of arrays: PostgreSQL takes apart what Python need not escape.
-_STORE = """
-INSERT INTO idempotency_key (
-    ledger_id, id, client_id, key, operation, digests, status, resource_type,
-    resource_id, response_headers, response_body)
-SELECT %(ledger_id)s, i.id, %(client_id)s, i.key, %(operation)s, i.digests, i.status,
-    i.resource_type, i.resource_id, i.headers, convert_to(i.body, 'UTF8')
-FROM json_to_recordset(%(items)s::json) AS i (
-    id uuid, key text, digests jsonb, status smallint, resource_type text,
-    resource_id uuid, headers jsonb, body text)
-ON CONFLICT (ledger_id, client_id, key) DO NOTHING
+FROM unnest($3::text[]) AS wanted (key)
+CROSS JOIN LATERAL (
+    SELECT * FROM idempotency_key
+    WHERE ledger_id = $1::uuid AND client_id = $2::uuid AND key = wanted.key OFFSET 0
+) k
 """
 
 
@@ -118,11 +105,10 @@ class BatchClaim:
             "ledger_id": self._request.ledger_id,
             "client_id": self._request.client_id,
         }
-        with connection.cursor() as cursor:
-            cursor.execute(_LOCKED)
-            locked = {number for (number,) in cursor.fetchall()}
-            cursor.execute(_FIND, {**owner, "keys": [item.key for item in self._items]})
-            rows = {key: StoredOutcome(*row) for key, *row in cursor.fetchall()}
+        keys = texts([item.key for item in self._items])
+        locked = {number for (number,) in run_prepared(_LOCKED, [])}
+        found = run_prepared(_FIND, [*owner.values(), keys])
+        rows = {key: StoredOutcome(*row) for key, *row in found}
         earlier: dict[int, Rendered | ProblemError] = {}
         for item in self._items:
             row = rows.get(item.key)
@@ -145,38 +131,19 @@ class BatchClaim:
         """
         items = [item for item in self._items if item.key in rendered.items]
         if items:
-            self._store_items(items, rendered.items)
+            claims = [
+                KeyClaim(
+                    ledger_id=self._request.ledger_id,
+                    client_id=self._request.client_id,
+                    key=item.key,
+                    operation=self._operation,
+                    digests=item.digests,
+                    mark=None,
+                )
+                for item in items
+            ]
+            KeyClaims(claims).store([rendered.items[item.key] for item in items])
         self._request.store(rendered)
-
-    def _store_items(
-        self, items: Sequence[ItemKey], rendered: Mapping[str, Rendered]
-    ) -> None:
-        rows = [
-            {
-                "id": new_id(),
-                "key": item.key,
-                "digests": dict(item.digests),
-                "status": outcome.status,
-                "resource_type": outcome.resource_type,
-                "resource_id": outcome.resource_id,
-                "headers": dict(outcome.headers),
-                "body": outcome.body.decode(),
-            }
-            for item in items
-            for outcome in (rendered[item.key],)
-        ]
-        with connection.cursor() as cursor:
-            cursor.execute(
-                _STORE,
-                {
-                    "ledger_id": self._request.ledger_id,
-                    "client_id": self._request.client_id,
-                    "operation": self._operation,
-                    "items": json.dumps(rows, default=str, ensure_ascii=False),
-                },
-            )
-            if cursor.rowcount != len(items):
-                raise ClaimLostError(self._request.key)
 
     def committed(self, rendered: Rendered) -> None:
         """Makes the batch's outcome known in Valkey; its items' are in PostgreSQL."""
