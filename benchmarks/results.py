@@ -235,9 +235,7 @@ def _print_soak(console: Console, soak: dict[str, Any]) -> None:
             "" if slope is None else f"{slope:+,.1f}",
         )
     console.print(table)
-    console.print(
-        f"{soak['load']['rate']:,.0f} transfers/s for {soak['minutes']:g} min"
-    )
+    console.print(f"{soak['rate']:,.0f} transfers/s for {soak['minutes']:g} minutes")
 
 
 def _is_wide() -> bool:

@@ -11,6 +11,7 @@ import fnmatch
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -50,6 +51,8 @@ def say(text: str) -> None:
 def main() -> int:
     """Reads the command line and runs; returns the exit status."""
     options = _options()
+    # SIGTERM then stops everything as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     cases = [
         case
         for case in all_cases()
