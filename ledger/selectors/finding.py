@@ -39,6 +39,8 @@ from payflow.money import MAX_AMOUNT
 
 #: The most rows that a page looks at.
 SCAN_ROWS = 10_000
+#: How many it looks at before it asks an index that can have too many of them.
+FIRST_ROWS = 1_000
 #: The longest time between the making of an id and the row's ``created_at``.
 ID_SLACK_MS = 10 * 60 * 1_000
 
@@ -83,7 +85,7 @@ class Search:
         probed: joins to ``r`` from rows ``p``, which have an ``id``.
         probed_key: the key, as an expression on them.
         quick_probes, slow_probes: statements that find ids by an index, without limit;
-            quick ones come before the walk, the others after it.
+            quick ones come before the walk, the others after its first rows.
         parameters: of all these.
     """
 
@@ -131,23 +133,33 @@ def find(search: Search, *, limit: int) -> tuple[list[Any], Key | None]:
         keys = _probe(search, probe, parameters)
         if keys is not None:
             return _page(keys, edge=None, limit=limit)
-    walked = _WALKED.format(walked=search.walked, key=search.key)
-    ((keys, edge),) = _fetch(
-        _WALK.format(
-            key=search.key,
-            walked=search.walked,
-            candidates=search.candidates.format(walked=walked),
-            candidate_key=search.candidate_key,
-            conditions=" AND ".join(search.conditions) or "true",
-        ),
-        parameters,
-    )
-    if edge is not None:
+    if search.slow_probes:
+        # What is common is met at once, and what is rare is found by the index.
+        keys, edge = _walk(search, parameters, rows=min(FIRST_ROWS, SCAN_ROWS))
+        if edge is None:
+            return _page(keys, edge=None, limit=limit)
         for probe in search.slow_probes:
             probed = _probe(search, probe, parameters)
             if probed is not None:
                 return _page(probed, edge=None, limit=limit)
+    keys, edge = _walk(search, parameters, rows=SCAN_ROWS)
     return _page(keys, edge=edge, limit=limit)
+
+
+def _walk(
+    search: Search, parameters: Mapping[str, Any], *, rows: int
+) -> tuple[list[Key], Key | None]:
+    """The keys of a page of the next ``rows``, and the last key if it is not full."""
+    walked = _WALKED.format(walked=search.walked, key=search.key)
+    sql = _WALK.format(
+        key=search.key,
+        walked=search.walked,
+        candidates=search.candidates.format(walked=walked),
+        candidate_key=search.candidate_key,
+        conditions=" AND ".join(search.conditions) or "true",
+    )
+    ((keys, edge),) = _fetch(sql, {**parameters, "scan_rows": rows})
+    return keys, edge
 
 
 def _probe(
