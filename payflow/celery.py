@@ -21,6 +21,8 @@ from payflow.embedded.launch import end_with_parent
 app = Celery("payflow")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+# Of every thread, whether or not DJANGO_SETTINGS_MODULE was there before this module.
+app.set_default()
 
 
 @setup_logging.connect
