@@ -18,7 +18,6 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
 from django.db.models.functions import Now
 
 from ledger.enums import Permission
@@ -28,12 +27,19 @@ from ledger.types import Principal
 from payflow.actors import Actor
 from payflow.db import give_back_connection, require_transaction
 from payflow.ids import new_id
+from payflow.statements import run_prepared
 
 PREFIX = "pf_"
 #: The field under which the ledger's history has a client's permissions.
 _HISTORY = "client_permissions"
 _SECRET_BYTES = 32
 _TOKEN_BYTES = 16 + 16 + _SECRET_BYTES
+_KEY = """
+SELECT k.client_id, c.name, c.permissions, k.secret_hash, k.expires_at
+FROM ledger_api_key k
+JOIN ledger_api_client c ON c.ledger_id = k.ledger_id AND c.id = k.client_id
+WHERE k.ledger_id = $1 AND k.id = $2 AND k.revoked_at IS NULL AND c.is_active
+"""
 #: The most keys whose principals a process keeps.
 MAX_KNOWN_KEYS = 10_000
 
@@ -230,30 +236,23 @@ def _principal_in_database(*, token: str, now: datetime) -> _Known | None:
     if not token.startswith(PREFIX) or len(raw) != _TOKEN_BYTES:
         return None
     ledger_id, key_id = UUID(bytes=raw[:16]), UUID(bytes=raw[16:32])
-    row = (
-        ApiKey.objects.filter(
-            ledger_id=ledger_id, id=key_id, revoked_at=None, client__is_active=True
-        )
-        .annotate(
-            client_name=F("client__name"), client_permissions=F("client__permissions")
-        )
-        .first()
-    )
-    if row is None:
+    rows = run_prepared(_KEY, [ledger_id, key_id])
+    if not rows:
         return None
+    ((client_id, client_name, permissions, stored_hash, expires_at),) = rows
     secret_hash = hashlib.sha256(raw[32:]).digest()
-    if not hmac.compare_digest(secret_hash, bytes(row.secret_hash)):
+    if not hmac.compare_digest(secret_hash, stored_hash):
         return None
-    if row.expires_at is not None and row.expires_at <= now:
+    if expires_at is not None and expires_at <= now:
         return None
     principal = Principal(
         ledger_id=ledger_id,
-        client_id=row.client_id,
-        client_name=row.client_name,
+        client_id=client_id,
+        client_name=client_name,
         key_id=key_id,
-        permissions=frozenset(row.client_permissions),
+        permissions=frozenset(permissions),
     )
-    return _Known(principal, expires_at=row.expires_at, asked_at=now)
+    return _Known(principal, expires_at=expires_at, asked_at=now)
 
 
 def principal_of_client(*, ledger_slug: str, name: str) -> Principal | None:
