@@ -126,10 +126,10 @@ def instant(value: datetime | None) -> Packed | None:
 def uuids(values: Sequence[Any]) -> Packed:
     """A ``uuid[]`` of ``UUID``s, their 16 bytes, or nulls; bytes are fastest."""
     try:
-        cells = _UUID_LENGTH + _UUID_LENGTH.join(values) if values else b""
+        start = _start(2950, len(values), has_nulls=False)
+        return Packed(_UUID_LENGTH.join([start, *values]))
     except TypeError:
         return _array(2950, [_uuid_cell(value) for value in values], None in values)
-    return Packed(_start(2950, len(values), has_nulls=False) + cells)
 
 
 def _uuid_cell(value: UUID | bytes | None) -> bytes:
@@ -192,7 +192,7 @@ def _distinct(oid: int, values: Sequence[Any], cell: Callable[[Any], bytes]) -> 
 
 
 def _array(oid: int, cells: Sequence[bytes], has_nulls: bool) -> Packed:
-    return Packed(_start(oid, len(cells), has_nulls=has_nulls) + b"".join(cells))
+    return Packed(b"".join([_start(oid, len(cells), has_nulls=has_nulls), *cells]))
 
 
 def _start(oid: int, count: int, *, has_nulls: bool) -> bytes:

@@ -512,16 +512,16 @@ class Batch:
         """
         if not self._touched and not self._holds:
             return []
-        recorded_at = self._write(tasks_are_done=tasks_are_done)
-        if self._requests:
-            transaction.on_commit(
-                lambda: transfers_posted(len(self._requests)), robust=True
-            )
         kinds = {kind for _, kind, *_ in self._rows.hold_tasks}
         if self._rows.tasks:
             kinds.add(TaskKind.TRANSFER_POSTED)
         if self._rows.payouts:
             kinds.add(TaskKind.PAYOUT)
+        recorded_at = self._write(tasks_are_done=tasks_are_done)
+        if self._requests:
+            transaction.on_commit(
+                lambda: transfers_posted(len(self._requests)), robust=True
+            )
         if not tasks_are_done and not kinds.isdisjoint(kinds_to_wake_for()):
             transaction.on_commit(wake_dispatcher, robust=True)
         return [

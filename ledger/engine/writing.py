@@ -65,7 +65,7 @@ def write(
     not_before: datetime | None,
     tasks_are_done: bool,
 ) -> datetime:
-    """Writes the rows and returns the recording time.
+    """Writes the rows, empties them and returns the recording time.
 
     Args:
         rows: what to write.
@@ -79,6 +79,7 @@ def write(
         RuntimeError: a locked row was not there to be updated; roll back.
     """
     present = tuple(name for name in _PARTS if getattr(rows, name))
+    row_count = 2 * len(rows.postings) + len(rows.hold_posting_changes)
     parameters: list[Any] = [
         ledger_id,
         instant(not_before),
@@ -98,7 +99,9 @@ def write(
             parameters.append(_PACK[kind](column))
         if part.is_update:
             expected += len(values)
-    if 2 * len(rows.postings) + len(rows.hold_posting_changes) >= REPLAN_ROWS:
+        # Ten thousand transfers are not kept twice while PostgreSQL works on them.
+        values.clear()
+    if row_count >= REPLAN_ROWS:
         discard_plans(older_than_seconds=REPLAN_SECONDS)
     ((recorded_at, updated),) = run_prepared(_statement(present), parameters)
     if updated != expected:
