@@ -6,6 +6,8 @@ The physical tables are written in ``migrations/sql``: primary keys are
 show composite ones. Amounts are integers of minor units; instants are UTC.
 """
 
+from datetime import timedelta
+
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
@@ -628,12 +630,14 @@ class IntegrityStatus(models.Model):
     """The one row that ``/health`` reads, recomputed every few seconds by beat.
 
     ``integrity_sum`` is, over every ledger and currency, the absolute value of credits
-    minus debits, plus the absolute differences that the last audit found.
+    minus debits, plus the absolute differences that the last audit found. ``took`` is
+    how long that was computed.
     """
 
     id = models.SmallIntegerField(primary_key=True, default=1)
     integrity_sum = models.DecimalField(max_digits=40, decimal_places=0)
     computed_at = models.DateTimeField()
+    took = models.DurationField(default=timedelta)
 
     class Meta:
         db_table = "ledger_integrity_status"

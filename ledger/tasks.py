@@ -19,7 +19,7 @@ from django.db import connection
 from ledger.selectors.holds import ledgers_with_lapsed_holds
 from ledger.selectors.scheduled import ledgers_with_due, scheduled_due
 from ledger.services.holds import holds_expire
-from ledger.services.integrity import integrity_refresh
+from ledger.services.integrity import integrity_refresh_if_due
 from ledger.services.scheduled import (
     scheduled_fail,
     scheduled_post,
@@ -46,8 +46,8 @@ PASSING = frozenset({BUSY, "database_unavailable", "clock_behind"})
 
 @shared_task(name="ledger.refresh_integrity")
 def refresh_integrity() -> None:
-    """Computes the number behind ``/health`` anew."""
-    integrity_refresh()
+    """Computes the number behind ``/health`` anew, as often as its cost allows."""
+    integrity_refresh_if_due()
 
 
 @shared_task(name="ledger.post_scheduled")

@@ -4,18 +4,24 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from django.db import connection
-from django.db.models import BooleanField, ExpressionWrapper, Q
+from django.db.models import BooleanField, DurationField, ExpressionWrapper, F, Q
 from django.db.models.functions import Now
 
 from ledger.models import IntegrityStatus
 
 #: Beat refreshes every few seconds; a number older than this says nothing any more.
 STALE_AFTER = timedelta(seconds=30)
+# Note on cost. The sum reads every account, because it looks for what no trigger has
+# seen: nothing that is kept up to date by statements could show it. So where there are
+# millions of accounts it takes up to a fiftieth of the time; and if that would make it
+# too old, it is computed when it is half as old as it may be.
+_RESTS = 50
+_IS_LONG = timedelta(milliseconds=100)
 
 # Absolute values by ledger and currency, so that errors cannot cancel; and the
 # differences that the last audit found, which no sum over accounts can show.
 _REFRESH = """
-INSERT INTO ledger_integrity_status (id, integrity_sum, computed_at)
+INSERT INTO ledger_integrity_status (id, integrity_sum, computed_at, took)
 SELECT 1,
     coalesce((
         SELECT sum(abs(net)) FROM (
@@ -23,9 +29,9 @@ SELECT 1,
             FROM ledger_account GROUP BY ledger_id, currency) AS by_currency), 0)
     + coalesce((
         SELECT difference FROM ledger_audit_run ORDER BY id DESC LIMIT 1), 0),
-    clock_timestamp()
+    clock_timestamp(), clock_timestamp() - statement_timestamp()
 ON CONFLICT (id) DO UPDATE SET integrity_sum = excluded.integrity_sum,
-    computed_at = excluded.computed_at
+    computed_at = excluded.computed_at, took = excluded.took
 """
 
 
@@ -41,6 +47,17 @@ def integrity_refresh() -> None:
     """Computes the number anew and stores it in its one row."""
     with connection.cursor() as cursor:
         cursor.execute(_REFRESH)
+
+
+def integrity_refresh_if_due() -> None:
+    """Computes the number anew, unless that took long and was not long ago."""
+    age = ExpressionWrapper(Now() - F("computed_at"), output_field=DurationField())
+    row = IntegrityStatus.objects.filter(id=1).values_list("took", age).first()
+    if row is not None:
+        took, known_for = row
+        if took > _IS_LONG and known_for < min(_RESTS * took, STALE_AFTER / 2):
+            return
+    integrity_refresh()
 
 
 def integrity_get() -> Integrity:

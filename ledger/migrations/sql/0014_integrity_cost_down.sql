@@ -1,0 +1,1 @@
+ALTER TABLE ledger_integrity_status DROP COLUMN took;
