@@ -20,6 +20,9 @@ build_logging(
     level=os.environ.get("LOG_LEVEL", "INFO"),
 )
 
+METRICS = "PROMETHEUS_MULTIPROC_DIR"
+METRICS_PREFIX = "payflow-metrics-"
+
 
 class StructuredLogger(Logger):
     """Hands gunicorn's own messages to the handler that all loggers share."""
@@ -51,14 +54,6 @@ max_requests_jitter = 200_000
 # The heartbeat file: on a real disk a slow fsync elsewhere looks like a hung worker.
 _memory = Path("/dev/shm")  # noqa: S108 - gunicorn takes a random name in it
 worker_tmp_dir = str(_memory) if _memory.is_dir() else None
-# Where workers keep their metrics, for whichever of them is asked. In the environment
-# before a worker imports prometheus_client. A reload keeps what it finds there; the
-# gunicorn that takes over from another (USR2) does not keep that one's.
-_METRICS = "PROMETHEUS_MULTIPROC_DIR"
-_OURS = f"payflow-metrics-{os.getpid()}-"
-_found = Path(os.environ.get(_METRICS, "")).name
-if not _found or (_found.startswith("payflow-metrics-") and _OURS not in _found):
-    os.environ[_METRICS] = tempfile.mkdtemp(prefix=_OURS, dir=worker_tmp_dir)
 # Workers load the application themselves: no connection is shared across a fork.
 preload_app = False
 # Not the C parser, of which it would accept versions older than it asks for.
@@ -70,10 +65,18 @@ loglevel = os.environ.get("LOG_LEVEL", "INFO").lower()
 
 
 def on_starting(server: object) -> None:
-    """Forgets the counts of processes of an earlier start, of which none is left."""
-    directory = Path(os.environ[_METRICS])
-    directory.mkdir(parents=True, exist_ok=True)
-    for file in directory.glob("*.db"):
+    """Makes or empties the folder where workers keep their counts for each other.
+
+    Its name is in the environment before any of them imports ``prometheus_client``. A
+    gunicorn that takes over from another (USR2) leaves that one's folder alone.
+    """
+    given = os.environ.get(METRICS, "")
+    if not given or Path(given).name.startswith(METRICS_PREFIX):
+        os.environ[METRICS] = tempfile.mkdtemp(prefix=_our_prefix(), dir=worker_tmp_dir)
+        return
+    folder = Path(given)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.glob("*.db"):
         file.unlink()
 
 
@@ -85,10 +88,14 @@ def child_exit(server: object, worker: Worker) -> None:
 
 
 def on_exit(server: object) -> None:
-    """Removes the metrics' directory, if it is ours."""
-    directory = Path(os.environ[_METRICS])
-    if directory.name.startswith(_OURS):
-        shutil.rmtree(directory, ignore_errors=True)
+    """Removes that folder, if this gunicorn made it."""
+    folder = Path(os.environ[METRICS])
+    if folder.name.startswith(_our_prefix()):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _our_prefix() -> str:
+    return f"{METRICS_PREFIX}{os.getpid()}-"
 
 
 def post_worker_init(worker: object) -> None:
