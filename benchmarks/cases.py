@@ -186,12 +186,18 @@ class Bench:
 
     def transfers_since(self, boundary: Any) -> int:
         """How many transfers were written after a boundary."""
-        return int(
-            self.query(
-                "SELECT count(*) FROM ledger_transfer WHERE ledger_id = %s AND id > %s",
-                [self.references.ledger_id, boundary],
-            )[0][0]
+        return self._rows_since("ledger_transfer", boundary)
+
+    def keys_since(self, boundary: Any) -> int:
+        """How many requests with idempotency keys were carried out after a boundary."""
+        return self._rows_since("idempotency_key", boundary)
+
+    def _rows_since(self, table: str, boundary: Any) -> int:
+        rows = self.query(
+            f"SELECT count(*) FROM {table} WHERE ledger_id = %s AND id > %s",  # noqa: S608
+            [self.references.ledger_id, boundary],
         )
+        return int(rows[0][0])
 
     def query(self, statement: str, parameters: Any = None) -> list[tuple[Any, ...]]:
         """The rows of a statement of the superuser."""
@@ -398,7 +404,8 @@ def _read(name: str, paths: Callable[[Bench], list[str]]) -> Callable[[Bench], M
     return run
 
 
-def _account_paths(bench: Bench) -> list[str]:
+def account_paths(bench: Bench) -> list[str]:
+    """A path for each account."""
     return [f"/v1/accounts/{account}" for account in bench.references.accounts]
 
 
@@ -644,7 +651,7 @@ def all_cases() -> list[Case]:
         ),
     ]
     reads: dict[str, tuple[str, Callable[[Bench], list[str]]]] = {
-        "account": ("an account", _account_paths),
+        "account": ("an account", account_paths),
         "entries": ("a page of 50 entries of the hot account", _entries_paths),
         "balance": ("the hot account's balance at a time", _balance_paths),
         "statement": (

@@ -10,7 +10,7 @@ from typing import Any
 
 import redis
 
-from benchmarks.cases import Bench, Metrics, checked
+from benchmarks.cases import Bench, Metrics, account_paths
 from benchmarks.references import BATCH_SIZE
 from payflow.embedded.postgres import LOGIN_ROLE
 
@@ -26,39 +26,28 @@ WHERE r.rolname = %s AND s.toplevel ORDER BY 2 DESC
 
 def count_all(bench: Bench) -> dict[str, Metrics]:
     """Counts for each kind of operation; the background processes stand still."""
-    loads: dict[str, tuple[int, Any]] = {
-        **{
-            f"single.{spread}.{clients}": (
-                1,
-                {
-                    "script": "transfers",
-                    "connections": clients,
-                    "hot": int(spread == "hot"),
-                },
-            )
-            for spread, clients in (("uniform", 1), ("uniform", 32), ("hot", 32))
-        },
-        "batch.1000.atomic": (
-            BATCH_SIZE,
-            {
-                "script": "batches",
-                "connections": 2,
-                "threads": 2,
-                "size": BATCH_SIZE,
-                "atomic": "true",
-                "bodies": 10,
-            },
-        ),
-    }
+    batches = {"threads": 2, "size": BATCH_SIZE, "atomic": "true", "bodies": 10}
+    reads = {"paths": bench.write_lines("counted", account_paths(bench))}
+    loads: list[tuple[str, str, int, dict[str, Any]]] = [
+        ("single.uniform.1", "transfers", 1, {"hot": 0}),
+        ("single.uniform.32", "transfers", 32, {"hot": 0}),
+        ("single.hot.32", "transfers", 32, {"hot": 1}),
+        ("batch.1000.atomic", "batches", 2, batches),
+        ("hold", "holds", 32, {"capture": 0}),
+        ("capture", "holds", 32, {"capture": 1}),
+        ("read.account", "reads", 1, reads),
+    ]
     found = {}
     with _counting(bench):
-        for name, (size, options) in loads.items():
-            found[name] = _count(bench, size, options)
+        for name, script, connections, options in loads:
+            found[name] = _count(bench, script, connections, options)
             bench.settle()
     return found
 
 
-def _count(bench: Bench, size: int, options: dict[str, Any]) -> Metrics:
+def _count(
+    bench: Bench, script: str, connections: int, options: dict[str, Any]
+) -> Metrics:
     seconds, warm_up = bench.seconds, bench.warm_up_seconds
     bench.seconds, bench.warm_up_seconds = SECONDS, 0
     try:
@@ -66,25 +55,29 @@ def _count(bench: Bench, size: int, options: dict[str, Any]) -> Metrics:
             bench.background_halted(),
             redis.Redis.from_url(bench.stack.valkey.url) as valkey,
         ):
+            # Connections and their first statements are not of a request.
+            bench.http(script, connections=connections, **options)
             bench.query("SELECT pg_stat_statements_reset()")
             valkey.config_resetstat()
-            # Connections and their first statements are not of a request.
-            metrics = checked(bench.http(**options), transfers_each=size)
+            began = bench.boundary()
+            metrics = bench.http(script, connections=connections, **options)
             rows = bench.query(_STATEMENTS, [LOGIN_ROLE])
-            commands: dict[str, Any] = valkey.info("commandstats")
+            commands: dict[str, Any] = valkey.info("commandstats")  # type: ignore[assignment]
     finally:
         bench.seconds, bench.warm_up_seconds = seconds, warm_up
-    transfers = metrics["transfers"]
+    # What wrk did not wait for was carried out, too: each key is a request.
+    requests = bench.keys_since(began) or metrics["requests"]
+    operations = requests * options.get("size", 1)
     calls = {
         name.removeprefix("cmdstat_"): stat["calls"]
         for name, stat in commands.items()
         if not name.startswith(("cmdstat_config", "cmdstat_info", "cmdstat_client"))
     }
     return {
-        "transfers": transfers,
-        "statements_each": sum(row[0] for row in rows) / transfers,
-        "database_us_each": sum(row[1] for row in rows) * 1_000 / transfers,
-        "valkey_commands_each": sum(calls.values()) / transfers,
+        "operations": operations,
+        "statements_each": sum(row[0] for row in rows) / operations,
+        "database_us_each": sum(row[1] for row in rows) * 1_000 / operations,
+        "valkey_commands_each": sum(calls.values()) / operations,
         "valkey_commands": calls,
         "statements": [
             {

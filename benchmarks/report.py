@@ -95,7 +95,7 @@ def _case_table(cases: dict[str, Any]) -> list[str]:
 
 def _count_table(counts: dict[str, Any]) -> list[str]:
     return [
-        "| for each transfer | statements | Valkey commands |",
+        "| for each operation | statements | Valkey commands |",
         "|---|--:|--:|",
         *(
             f"| {name} | {count['statements_each']:.2f} |"

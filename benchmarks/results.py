@@ -195,7 +195,7 @@ def print_table(result: dict[str, Any]) -> None:
     for name, counts in result.get("counts", {}).items():
         console.print(
             f"{name}: {counts['statements_each']:.2f} statements and"
-            f" {counts['valkey_commands_each']:.2f} Valkey commands for each transfer"
+            f" {counts['valkey_commands_each']:.2f} Valkey commands for each"
         )
     judged = Table("goal", "ratio", "wanted", "")
     for goal in goals(cases):
