@@ -254,7 +254,7 @@ def test_audit_says_the_same_on_several_connections(
     damage(books)
 
     alone = audit_run()
-    together = audit_run(jobs=3, slice_rows=5, share=0.9)
+    together = audit_run(jobs=3, slice_rows=1_000, share=0.9)
 
     assert together.differences == alone.differences
     assert [(r.check.name, r.row_count, r.finding_count) for r in together.checks] == [
