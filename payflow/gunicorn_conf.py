@@ -4,9 +4,11 @@ SIGTERM drains: the listening socket closes, requests in progress get up to
 ``graceful_timeout`` seconds to finish, kept-alive connections are told to close.
 """
 
+import gc
 import os
 import shutil
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 from gunicorn.config import Config
@@ -104,6 +106,13 @@ def post_worker_init(worker: object) -> None:
     A database that is away for the moment is no reason not to start: ``/readyz`` says
     so until it is back.
     """
+    from django.conf import settings
+
     from payflow.startup import prepare_web_worker
 
     prepare_web_worker()
+    # All that is loaded by now lives as long as the worker. The garbage collector went
+    # through it again and again: a quarter of the time of a batch of transfers.
+    import_module(settings.ROOT_URLCONF)
+    gc.collect()
+    gc.freeze()
