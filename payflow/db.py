@@ -102,7 +102,11 @@ def give_back_connection() -> None:
     Whoever goes on to wait for others calls this first: they may need the connection
     to get on. The next query takes one again.
     """
-    if connection.pool is not None and not connection.in_atomic_block:  # type: ignore[attr-defined]
+    if (
+        connection.connection is not None
+        and not connection.in_atomic_block
+        and connection.pool is not None  # type: ignore[attr-defined]
+    ):
         connection.close()
 
 
