@@ -33,8 +33,8 @@ from django.dispatch import receiver
 from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
-from payflow import metrics
-from payflow.coalescing import Coalescer, is_available
+from payflow import greenlets, metrics
+from payflow.coalescing import Coalescer
 from payflow.db import give_back_connection, is_new
 from payflow.execution import Rendered
 
@@ -191,7 +191,7 @@ def _look_up(ledger_id: UUID, client_id: UUID, key: str) -> Finished | Mark | No
         return None
     name = f"payflow:idempotency:{epoch}:{ledger_id.hex}:{client_id.hex}:{key}"
     mark = Mark(name, b"P" + secrets.token_hex(16).encode())
-    if not is_available():
+    if not greenlets.are_in_use():
         return _claim_or_find([mark])[0]
     return _round_trips.submit(
         mark,

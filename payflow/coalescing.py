@@ -26,7 +26,7 @@ from typing import Generic, TypeVar
 
 import structlog
 from django.db import DatabaseError, InterfaceError, connection
-from gevent import monkey, spawn
+from gevent import spawn
 from gevent.event import AsyncResult, Event
 from gevent.lock import BoundedSemaphore
 
@@ -51,11 +51,6 @@ PATIENCE_SECONDS = 0.05
 ALONE_AT_ONCE = 3
 #: How long one waits for its turn to run alone, before it is told to come again.
 ALONE_WAIT_SECONDS = 5.0
-
-
-def is_available() -> bool:
-    """Whether this process serves its requests by greenlets, as web workers do."""
-    return bool(monkey.is_module_patched("socket"))
 
 
 @dataclass(slots=True, eq=False)

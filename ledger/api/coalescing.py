@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from idempotency.services import KeyClaim, KeyClaims, in_progress_problem
 from ledger.services.posting import Outcome, transfers_post_together
 from ledger.types import TransferRequest
+from payflow import greenlets
 from payflow.actors import Actor
 from payflow.clock import now
-from payflow.coalescing import AlreadyHereError, Coalescer, is_available
+from payflow.coalescing import AlreadyHereError, Coalescer
 from payflow.errors import ProblemError
 from payflow.execution import Rendered, execute_together
 from payflow.metrics import requests_coalesced
@@ -39,7 +40,7 @@ def can_coalesce(transfer: TransferRequest, claim: KeyClaim | None) -> bool:
     use elsewhere is told so at once by PostgreSQL, or gets its answer.
     """
     return (
-        is_available()
+        greenlets.are_in_use()
         and claim is not None
         and not claim.is_contested
         and transfer.effective_at is None

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from payflow.api.parsing import Float
 from payflow.errors import ProblemError
+from payflow.greenlets import giving_way
 from payflow.ids import parse_id
 from payflow.money import MAX_AMOUNT
 
@@ -276,7 +277,8 @@ class Shape:
         :data:`MAX_ERRORS`; items with errors are left out of the result.
         """
         results = []
-        for index, item in enumerate(self.objects(name, maximum=maximum, empty=empty)):
+        items = self.objects(name, maximum=maximum, empty=empty)
+        for index, item in enumerate(giving_way(items)):
             if len(self._errors) >= MAX_ERRORS:
                 break
             try:

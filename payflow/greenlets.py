@@ -1,0 +1,26 @@
+"""A web worker's requests share one thread: each has it until it waits or gives way."""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import gevent
+from gevent import monkey
+
+T = TypeVar("T")
+
+#: How many items are worked on in one go: some milliseconds of a batch.
+GO = 200
+
+
+def are_in_use() -> bool:
+    """Whether this process serves its requests by greenlets, as web workers do."""
+    return bool(monkey.is_module_patched("socket"))
+
+
+def giving_way(items: Iterable[T]) -> Iterator[T]:
+    """The items, of which there may be thousands; others get their turn in between."""
+    gives_way = are_in_use()
+    for number, item in enumerate(items, start=1):
+        yield item
+        if gives_way and number % GO == 0:
+            gevent.sleep(0)
