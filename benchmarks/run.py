@@ -268,7 +268,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list the cases and stop")
     parser.add_argument("--rounds", type=int, default=3, help="default 3")
     parser.add_argument(
-        "--seconds", type=int, default=4, help="of each load (default 4)"
+        "--seconds", type=int, default=3, help="of each load (default 3)"
     )
     parser.add_argument(
         "--warm-up", type=int, default=1, metavar="SECONDS", help="default 1"
