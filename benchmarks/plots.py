@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-_WIDTH, _HEIGHT = 460, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 34, 74
+_WIDTH, _HEIGHT = 460, 338
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 34, 92
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 # As an image in a page it cannot see the page's colours, only the reader's wish.
 _STYLE = """\
