@@ -22,9 +22,10 @@ dir "{directory}"
 # PostgreSQL holds the truth: after a restart Valkey starts empty.
 save ""
 appendonly no
-# A full Valkey refuses to write, visibly, and never drops a key silently.
+# Outcomes of idempotency keys have an expiry: the longest unused give way when it is
+# full, and are replayed from PostgreSQL. Messages to workers have none, and stay.
 maxmemory 256mb
-maxmemory-policy noeviction
+maxmemory-policy volatile-lru
 databases 64
 """
 

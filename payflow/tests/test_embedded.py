@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import redis
 from django.conf import settings
 
 from payflow.embedded.locks import FileLock
@@ -21,6 +22,7 @@ from payflow.embedded.pytest_plugin import with_database
 from payflow.embedded.stack import Remembered
 from payflow.embedded.supervision import launched, section
 from payflow.embedded.valkey import ValkeyServer
+from payflow.tests.processes import Valkey
 
 LONG_SECONDS = 10
 
@@ -137,7 +139,20 @@ def test_the_configuration_of_valkey_is_for_its_owner_only(tmp_path: Path) -> No
     ValkeyServer(directory=tmp_path, port=1, password="x").prepare()
 
     assert (tmp_path / "valkey.conf").stat().st_mode & 0o777 == 0o600
-    assert "noeviction" in (tmp_path / "valkey.conf").read_text()
+
+
+def test_a_full_valkey_gives_up_outcomes_and_no_messages(tmp_path: Path) -> None:
+    with Valkey(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+        used = int(client.info("memory")["used_memory"])
+        client.config_set("maxmemory", used + 1_000_000)
+        client.rpush("messages", *(f"message {number}" for number in range(100)))
+
+        for number in range(3_000):
+            client.set(f"outcome {number}", "x" * 1_000, px=60_000)
+
+        assert client.llen("messages") == 100
+        assert client.get("outcome 2999") is not None
+        assert client.dbsize() < 3_001
 
 
 @pytest.mark.parametrize(
