@@ -28,6 +28,7 @@ from payflow.api.shapes import Shape, shape_errors
 from payflow.clock import now
 from payflow.errors import Problem, ProblemError
 from payflow.execution import Rendered
+from payflow.greenlets import giving_way
 
 #: What the items' own keys have decided, by index; see ``BatchClaim.earlier``.
 Earlier = Mapping[int, Rendered | ProblemError]
@@ -100,7 +101,7 @@ class TransferBatchView(ApiView):
     ) -> Rendered:
         items = [
             self._render_item(outcome, earlier.get(index))
-            for index, outcome in enumerate(outcomes)
+            for index, outcome in enumerate(giving_way(outcomes))
         ]
         texts = [_text(item, is_atomic=batch.is_atomic) for item in items]
         atomic = b"true" if batch.is_atomic else b"false"

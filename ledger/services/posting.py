@@ -13,6 +13,7 @@ from ledger.engine.batch import Batch
 from ledger.types import PostedTransfer, TransferRequest
 from payflow.actors import Actor
 from payflow.errors import Problem
+from payflow.greenlets import giving_way
 
 #: The most transfers of one call; the callers slice longer work.
 MAX_TRANSFERS = 10_000
@@ -87,7 +88,7 @@ def _post_each(
 ) -> list[Outcome]:
     """Adds those of the requests that are not refused, and writes them."""
     problems: list[Problem | None] = []
-    for request, actor in requests:
+    for request, actor in giving_way(requests):
         batch.act_for(actor)
         problems.append(batch.post(request))
     posted = iter(batch.write(tasks_are_done=tasks_are_done))
@@ -134,7 +135,7 @@ def _add_all(
     batch: Batch, requests: Sequence[TransferRequest]
 ) -> tuple[int, Problem] | None:
     """Adds the requests up to the first that is refused, and says which and why."""
-    for index, request in enumerate(requests):
+    for index, request in enumerate(giving_way(requests)):
         problem = batch.post(request)
         if problem is not None:
             return index, problem
