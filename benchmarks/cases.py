@@ -125,17 +125,23 @@ class Bench:
 
     def constant(self) -> Metrics:
         """Loads the constant view."""
+        return self._constant("reads", paths=self.write_lines("constant", ["/"]))
+
+    def constant_checked(self) -> Metrics:
+        """Loads the constant view behind a serializer."""
+        return self._constant("constant")
+
+    def _constant(self, script: str, **options: Any) -> Metrics:
         self.stack.start_constant()
         try:
-            paths = self.write_lines("constant", ["/"])
             return self._loaded(
                 lambda seconds: wrk(
-                    "reads",
+                    script,
                     address=f"127.0.0.1:{self.stack.constant_port}",
                     connections=SOME_CLIENTS,
                     seconds=seconds,
                     seed=self.seed,
-                    paths=paths,
+                    **options,
                 )
             )
         finally:
@@ -503,8 +509,12 @@ def _seed(bench: Bench) -> Metrics:
     }
 
 
-def audit(stack: Stack) -> Metrics:
+def audit(stack: Stack, *options: str) -> Metrics:
     """Audits all books, and measures it.
+
+    Args:
+        stack: whose books.
+        options: of ``audit_ledger``, beside ``--json``.
 
     Raises:
         BenchmarkError: they are not sound, or it could not run.
@@ -513,7 +523,7 @@ def audit(stack: Stack) -> Metrics:
     run = run_measured(
         [
             *(sys.executable, str(PROJECT_DIRECTORY / "manage.py")),
-            *("audit_ledger", "--json"),
+            *("audit_ledger", "--json", *options),
         ],
         stack.environment,
     )
@@ -531,8 +541,16 @@ def audit(stack: Stack) -> Metrics:
     }
 
 
+#: One connection that works a quarter of the time.
+PACED_AUDIT = ("--jobs", "1", "--share", "25")
+
+
 def _hot_while_audited(bench: Bench) -> Metrics:
-    """The hot account's rate while audits run one after the other, and without them."""
+    """The hot account's rate while audits run one after the other, and without them.
+
+    The audits are paced, as they are to be beside a load: at full speed they want all
+    of a small machine's cores, which the load has.
+    """
     if "hot" not in bench.rates:
         _single("hot", SOME_CLIENTS)(bench)
     _, clients = bench.rates["hot"]
@@ -544,7 +562,7 @@ def _hot_while_audited(bench: Bench) -> Metrics:
         loaded = pool.submit(load)
         audits = 0
         while not loaded.done():
-            audit(bench.stack)
+            audit(bench.stack, *PACED_AUDIT)
             audits += 1
         metrics = checked(loaded.result(), transfers_each=1)
     bench.settle()
@@ -604,6 +622,15 @@ def all_cases() -> list[Case]:
             f"constant DRF view, {SOME_CLIENTS} clients",
             "requests/s",
             Bench.constant,
+            is_reference=True,
+        )
+    )
+    cases.append(
+        Case(
+            "constant.serializer",
+            f"constant DRF view with a serializer, {SOME_CLIENTS} clients",
+            "requests/s",
+            Bench.constant_checked,
             is_reference=True,
         )
     )

@@ -116,3 +116,6 @@ def post_worker_init(worker: object) -> None:
     import_module(settings.ROOT_URLCONF)
     gc.collect()
     gc.freeze()
+    # A batch makes a hundred thousand objects and no cycles: looking for those after
+    # every 700 is a tenth of its time.
+    gc.set_threshold(50_000, 20, 20)
