@@ -62,10 +62,6 @@ class _Job(Generic[T, R]):
     answer: "AsyncResult[R | _Failed]" = field(default_factory=AsyncResult)
 
 
-class AlreadyHereError(Exception):
-    """The same request is waiting or running in this process."""
-
-
 class _Failed:
     """The answer of a shared transaction that came to nothing."""
 
@@ -101,6 +97,10 @@ class Coalescer(Generic[T, R]):
         """How many requests no lane has taken yet."""
         return len(self._waiting)
 
+    def has(self, identity: Hashable) -> bool:
+        """Whether a request with this identity waits or runs here."""
+        return identity in self._present
+
     def submit(
         self,
         request: T,
@@ -114,17 +114,17 @@ class Coalescer(Generic[T, R]):
 
         Args:
             request: for ``run``.
-            identity: of two requests with the same, the second is refused.
+            identity: no other request here has the same.
             group: only requests of the same group run together.
             resources: what the request locks.
             alone: runs this request in a transaction of its own.
 
         Raises:
-            AlreadyHereError: see ``identity``.
+            ValueError: ``has(identity)``.
             ProblemError: ``ledger_busy``: too many are waiting. What ``alone`` raises.
         """
-        if identity in self._present:
-            raise AlreadyHereError
+        if self.has(identity):
+            raise ValueError("the same request is here already")
         if len(self._waiting) >= MOST_WAITING:
             raise _too_busy()
         give_back_connection()

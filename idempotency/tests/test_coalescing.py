@@ -61,7 +61,9 @@ class Crowd:
 @contextmanager
 def crowd(shop: Shop, folder: Path) -> Iterator[Crowd]:
     marker = folder / "held-up"
-    with Web(folder, PAYFLOW_FAILPOINT=f"before_commit:block:{marker}") as web:
+    with Web(
+        folder, WEB_WORKERS="1", PAYFLOW_FAILPOINT=f"before_commit:block:{marker}"
+    ) as web:
         yield Crowd(web, shop, marker)
 
 
@@ -159,6 +161,7 @@ def test_the_same_without_valkey(shop, key, tmp_path):
     with (
         Web(
             tmp_path,
+            WEB_WORKERS="1",
             PAYFLOW_FAILPOINT=f"before_commit:block:{marker}",
             REDIS_URL="redis://127.0.0.1:1/0",
         ) as web,

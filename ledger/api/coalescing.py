@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from idempotency.services import KeyClaim, KeyClaims, in_progress_problem
 from ledger.services.posting import Outcome, transfers_post_together
 from ledger.types import TransferRequest
-from payflow import greenlets
 from payflow.actors import Actor
 from payflow.clock import now
-from payflow.coalescing import AlreadyHereError, Coalescer
+from payflow.coalescing import Coalescer
 from payflow.errors import ProblemError
 from payflow.execution import Rendered, execute_together
 from payflow.metrics import requests_coalesced
@@ -32,46 +31,38 @@ class Wanted:
 Answer = Rendered | ProblemError
 
 
-def can_coalesce(transfer: TransferRequest, claim: KeyClaim | None) -> bool:
-    """Whether a transfer may share a transaction, in this process.
+def post_coalesced(wanted: Wanted, *, alone: Callable[[], Rendered]) -> Rendered:
+    """Posts a transfer, with others if there are any and it may join them.
 
     One with a time of its own may have to wait for the closing of a period, which the
-    others need not wait for; one without a key is a dry run; and one whose key is in
-    use elsewhere is told so at once by PostgreSQL, or gets its answer.
-    """
-    return (
-        greenlets.are_in_use()
-        and claim is not None
-        and not claim.is_contested
-        and transfer.effective_at is None
-    )
-
-
-def post_coalesced(wanted: Wanted, *, alone: Callable[[], Rendered]) -> Rendered:
-    """Posts a transfer, with others if there are any.
+    others need not wait for. One whose key is in use in another process joins nobody:
+    PostgreSQL tells it so at once, or has its answer.
 
     Args:
-        wanted: what ``can_coalesce``.
+        wanted: what is asked.
         alone: posts it in a transaction of its own.
 
     Raises:
-        ProblemError: as ``payflow.execution.execute``.
+        ProblemError: ``idempotency_in_progress`` if its key waits or runs here; as
+            ``payflow.execution.execute``.
     """
     claim = wanted.claim
-    try:
-        answer = _coalescer.submit(
-            wanted,
-            identity=(claim.client_id, claim.key),
-            group=claim.ledger_id,
-            resources=frozenset(
-                account_id
-                for posting in wanted.transfer.postings
-                for account_id in (posting.from_account_id, posting.to_account_id)
-            ),
-            alone=alone,
-        )
-    except AlreadyHereError:
-        raise in_progress_problem() from None
+    identity = (claim.client_id, claim.key)
+    if _coalescer.has(identity):
+        raise in_progress_problem()
+    if claim.is_contested or wanted.transfer.effective_at is not None:
+        return alone()
+    answer = _coalescer.submit(
+        wanted,
+        identity=identity,
+        group=claim.ledger_id,
+        resources=frozenset(
+            account_id
+            for posting in wanted.transfer.postings
+            for account_id in (posting.from_account_id, posting.to_account_id)
+        ),
+        alone=alone,
+    )
     if isinstance(answer, ProblemError):
         raise answer
     return answer

@@ -8,7 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ledger.api.authentication import actor_of
-from ledger.api.coalescing import Wanted, can_coalesce, post_coalesced
+from ledger.api.coalescing import Wanted, post_coalesced
 from ledger.api.finding import read_transfer_filters
 from ledger.api.resources import read_transfer, transfer_json
 from ledger.api.views import (
@@ -26,6 +26,7 @@ from ledger.selectors.transfers import (
 from ledger.services.posting import Outcome
 from ledger.services.transfers import transfer_post
 from ledger.types import PostedTransfer
+from payflow import greenlets
 from payflow.api.rendering import http_response, render_problem
 from payflow.clock import now
 from payflow.errors import Problem, ProblemError
@@ -55,7 +56,7 @@ class TransferListView(ApiView):
             )
 
         claim = self.claim
-        if not can_coalesce(wanted, claim):
+        if claim is None or not greenlets.are_in_use():
             return self.send(command, self._render, claim=claim)
         rendered = post_coalesced(
             Wanted(wanted, actor, claim, self._render),

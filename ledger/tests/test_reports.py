@@ -230,14 +230,15 @@ def test_accounts_that_rest_are_not_searched_for():
             cursor.execute("SET LOCAL enable_seqscan = off")
             cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS OFF) {sql}")
             plan = [row[0] for row in cursor.fetchall()]
-        return [line for line in plan if " on ledger_entry" in line]
+        places = (" on ledger_entry", " on ledger_backdated_totals")
+        return [line for line in plan if any(place in line for place in places)]
 
     resting, moving = entry_scans(recorded), entry_scans(recorded - TICK)
 
     assert len(resting) == 2
     assert all("never executed" in line for line in resting)
     assert any("never executed" not in line for line in moving)
-    assert all("Index Scan" in line for line in moving)
+    assert all("Index Scan" in line or "Function Scan" in line for line in moving)
 
 
 # --- Which instants ------------------------------------------------------------------

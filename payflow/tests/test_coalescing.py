@@ -10,7 +10,7 @@ from django.db import OperationalError
 from gevent.event import Event
 
 from payflow import coalescing
-from payflow.coalescing import AlreadyHereError, Coalescer
+from payflow.coalescing import Coalescer
 from payflow.errors import ProblemError
 
 
@@ -149,7 +149,7 @@ def test_too_many_are_turned_away(recorder, send, monkeypatch):
 def test_the_same_request_is_not_taken_twice_until_it_is_answered(recorder, send):
     first, second = send("a"), send("a")
 
-    assert isinstance(second.exception, AlreadyHereError)
+    assert isinstance(second.exception, ValueError)
     recorder.gate.set()
     assert results([first]) == ["A"]
     assert results([send("a")]) == ["A"]
