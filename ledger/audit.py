@@ -648,13 +648,13 @@ class _Audit:
                 cursor.execute(
                     "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
                 )
-            # A slice reads neighbouring keys in their index's order. Without
-            # statistics, or with old ones, the planner would rather scan a whole table
-            # for each, or sort; and compiling a slice's query would cost more than
-            # running it.
+            # See Note [Plans]. Compiling a slice's query would cost more than running
+            # it.
             cursor.execute(
                 "SELECT set_config('enable_seqscan', 'off', true),"
                 " set_config('enable_bitmapscan', 'off', true),"
+                " set_config('enable_nestloop', 'off', true),"
+                " set_config('enable_sort', 'off', true),"
                 " set_config('jit', 'off', true), set_config('work_mem', %s, true)",
                 [WORK_MEMORY],
             )

@@ -2,12 +2,8 @@
 
 They go by the hold, or by the transfer that is reversed: whatever names it is compared
 in one snapshot, and books without any cost nothing. Like those of
-``ledger.audit_queries`` they are templates for ``SliceBounds.sql``.
-
-Note [Probes]. What a row names is looked up in LATERAL subqueries with OFFSET 0, by all
-columns of the key. In a plain join the planner knows the ledger's id; and one that its
-statistics have not seen yet it takes for so rare that it reads all of the ledger for
-each row.
+``ledger.audit_queries`` they are templates for ``SliceBounds.sql``, and keep to its
+Note [Plans].
 """
 
 from ledger.audit_queries import Sweep
@@ -100,7 +96,7 @@ HOLDS = Sweep(
                 WHERE a.ledger_id = p.ledger_id AND a.id = p.to_account_id
                 OFFSET 0) AS t ON true
             WHERE {hold_postings_in_slice}
-            GROUP BY p.hold_id
+            GROUP BY p.hold_id ORDER BY p.hold_id
         ) AS p ON p.hold_id = h.id
         FULL JOIN (
             SELECT v.hold_id, count(*) FILTER (WHERE v.kind = 'placed') AS placed,
@@ -120,12 +116,12 @@ HOLDS = Sweep(
                 WHERE t.ledger_id = v.ledger_id AND t.id = v.transfer_id
                   AND t.hold_id = v.hold_id OFFSET 0) AS t ON true
             WHERE {hold_events_in_slice}
-            GROUP BY v.hold_id
+            GROUP BY v.hold_id ORDER BY v.hold_id
         ) AS v ON v.hold_id = h.id
         LEFT JOIN (
             SELECT t.hold_id, count(*) AS captures FROM ledger_transfer t
             WHERE {captures_in_slice} AND t.hold_id IS NOT NULL
-            GROUP BY t.hold_id
+            GROUP BY t.hold_id ORDER BY t.hold_id
         ) AS c ON c.hold_id = h.id
     """,
     is_broken="""
@@ -177,19 +173,25 @@ HOLD_POSTINGS = Sweep(
                 OR p.captured > p.capture_limit OR p.released < 0
                 OR least(p.captured, p.amount)::numeric + p.released > p.amount
                 AS is_beyond
-        FROM ledger_hold_posting p
+        FROM (
+            SELECT p.* FROM ledger_hold_posting p WHERE {hold_postings_in_slice}
+            ORDER BY p.hold_id
+        ) AS p
         LEFT JOIN (
             SELECT t.hold_id, t.source_postings[e.posting_number] AS number,
                 sum(e.amount) AS captured
-            FROM ledger_transfer t
+            FROM (
+                SELECT t.ledger_id, t.id, t.hold_id, t.source_postings
+                FROM ledger_transfer t
+                WHERE {captures_in_slice} AND t.hold_id IS NOT NULL
+                ORDER BY t.hold_id
+            ) AS t
             CROSS JOIN LATERAL (
                 SELECT e.amount, e.posting_number FROM ledger_entry e
                 WHERE e.ledger_id = t.ledger_id AND e.transfer_id = t.id
                   AND e.direction = 'debit' OFFSET 0) AS e
-            WHERE {captures_in_slice} AND t.hold_id IS NOT NULL
             GROUP BY t.hold_id, t.source_postings[e.posting_number]
         ) AS c ON c.hold_id = p.hold_id AND c.number = p.number
-        WHERE {hold_postings_in_slice}
     """,
     is_broken="is_beyond OR captured <> taken",
     findings="""
@@ -232,6 +234,7 @@ CAPTURES = Sweep(
               AND p.number = t.source_postings[d.posting_number] OFFSET 0
             ) AS p ON true
         WHERE {captures_in_slice} AND t.hold_id IS NOT NULL
+        ORDER BY t.hold_id
     """,
     is_broken="""
         is_elsewhere OR created_at >= expires_at OR created_at > ended_at
@@ -254,14 +257,14 @@ HOLD_EVENTS = Sweep(
     checks=("hold_event_has_its_task",),
     source="""
         SELECT v.id, v.hold_id, 'hold.' || v.kind AS kind, k.kind AS task_kind,
-            k.kind IS DISTINCT FROM 'hold.' || v.kind
-                OR count(*) OVER (PARTITION BY v.id) <> 1 AS lacks_task
+            k.kind IS DISTINCT FROM 'hold.' || v.kind OR k.tasks <> 1 AS lacks_task
         FROM ledger_hold_event v
-        LEFT JOIN LATERAL (
-            SELECT k.kind FROM outbox_task k
+        CROSS JOIN LATERAL (
+            SELECT min(k.kind) AS kind, count(*) AS tasks FROM outbox_task k
             WHERE k.ledger_id = v.ledger_id AND k.hold_event_id = v.id OFFSET 0
-            ) AS k ON true
+            ) AS k
         WHERE {hold_events_in_slice}
+        ORDER BY v.hold_id
     """,
     is_broken="lacks_task",
     findings="""
@@ -343,6 +346,7 @@ REVERSALS = Sweep(
               AND k.kind = 'payout' AND k.posting_number = o.posting_number OFFSET 0
             ) AS k ON true
         WHERE {reversals_in_slice} AND t.reverses_transfer_id IS NOT NULL
+        ORDER BY t.reverses_transfer_id
     """,
     is_broken="undoes_an_undoing OR is_elsewhere OR is_of_other_kind",
     findings="""
@@ -373,17 +377,22 @@ REVERSAL_TOTALS = Sweep(
         FROM (
             SELECT r.ledger_id, r.transfer_id, r.posting_number, r.reversed, r.amount
             FROM ledger_reversal_total r WHERE {reversal_totals_in_slice}
+            ORDER BY r.transfer_id
         ) AS r
         FULL JOIN (
             SELECT t.reverses_transfer_id AS transfer_id,
                 t.source_postings[e.posting_number] AS number,
                 sum(e.amount) AS reversed
-            FROM ledger_transfer t
+            FROM (
+                SELECT t.ledger_id, t.id, t.reverses_transfer_id, t.source_postings
+                FROM ledger_transfer t
+                WHERE {reversals_in_slice} AND t.reverses_transfer_id IS NOT NULL
+                ORDER BY t.reverses_transfer_id
+            ) AS t
             CROSS JOIN LATERAL (
                 SELECT e.amount, e.posting_number FROM ledger_entry e
                 WHERE e.ledger_id = t.ledger_id AND e.transfer_id = t.id
                   AND e.direction = 'credit' OFFSET 0) AS e
-            WHERE {reversals_in_slice} AND t.reverses_transfer_id IS NOT NULL
             GROUP BY t.reverses_transfer_id, t.source_postings[e.posting_number]
         ) AS b ON b.transfer_id = r.transfer_id AND b.number = r.posting_number
         LEFT JOIN LATERAL (

@@ -2,6 +2,20 @@
 
 Each is a template: ``ledger.audit`` puts in the conditions that bound its slice
 (:meth:`SliceBounds.sql`), and every value is a parameter.
+
+Note [Plans]. The planner's statistics are as old as the last ANALYZE. What came after
+it, ids beyond any it has seen or a ledger that it does not know, the planner takes for
+one row, and any plan for as good as another. So a slice leaves it no bad one:
+
+- Of a table with several indexes, what is in the slice is read with ORDER BY the
+  slice's key, and sorting is off: then the index that bounds the slice is the only way.
+- What is in the slice is compared with what else is in it by hashing or merging, for
+  nested loops are off too.
+- What a row names outside is looked up for it, by all columns of the key, in LATERAL
+  subqueries and in EXISTS with OFFSET 0. The planner can neither join them otherwise
+  nor hash their table; a nested loop is then the only way, and it takes that.
+
+Where there is no other way, a plan may have what is off.
 """
 
 from dataclasses import dataclass
@@ -167,7 +181,11 @@ ENTRY_SUMS = """
 SELECT e.currency, count(*),
     coalesce(sum(e.amount) FILTER (WHERE e.direction = 'debit'), 0),
     coalesce(sum(e.amount) FILTER (WHERE e.direction = 'credit'), 0)
-FROM ledger_entry e WHERE {transfer_entries_in_slice} GROUP BY e.currency
+FROM (
+    SELECT e.currency, e.direction, e.amount FROM ledger_entry e
+    WHERE {transfer_entries_in_slice} ORDER BY e.transfer_id
+) AS e
+GROUP BY e.currency
 """
 
 # What an account's open holds reserve is summed by the indexes on open postings. Lapsed
@@ -207,17 +225,20 @@ ACCOUNTS = Sweep(
             FROM ledger_hold_posting p
             WHERE {open_from_in_slice}
               AND least(p.captured, p.amount) + p.released < p.amount
-            GROUP BY p.from_account_id) AS f ON f.account_id = a.id
+            GROUP BY p.from_account_id ORDER BY p.from_account_id
+            ) AS f ON f.account_id = a.id
         LEFT JOIN (
             SELECT p.to_account_id AS account_id,
                 sum(p.amount - least(p.captured, p.amount) - p.released) AS held
             FROM ledger_hold_posting p
             WHERE {open_to_in_slice}
               AND least(p.captured, p.amount) + p.released < p.amount
-            GROUP BY p.to_account_id) AS g ON g.account_id = a.id
+            GROUP BY p.to_account_id ORDER BY p.to_account_id
+            ) AS g ON g.account_id = a.id
         LEFT JOIN (
             SELECT v.account_id, count(*) AS limits FROM ledger_velocity_limit v
-            WHERE {limits_in_slice} GROUP BY v.account_id) AS v ON v.account_id = a.id
+            WHERE {limits_in_slice} GROUP BY v.account_id ORDER BY v.account_id
+            ) AS v ON v.account_id = a.id
         WHERE {accounts_in_slice}
     """,
     is_broken="""
@@ -286,8 +307,10 @@ ENTRIES = Sweep(
             WHERE {entries_and_previous}
             WINDOW w AS (PARTITION BY e.account_id ORDER BY e.account_version)
         ) AS s
-        LEFT JOIN ledger_account a
-            ON a.ledger_id = %(ledger_id)s AND a.id = s.account_id
+        LEFT JOIN LATERAL (
+            SELECT a.id, a.currency FROM ledger_account a
+            WHERE a.ledger_id = %(ledger_id)s AND a.id = s.account_id OFFSET 0
+            ) AS a ON true
         WHERE {is_in_slice}
     """,
     is_broken="""
@@ -351,7 +374,7 @@ SELECT s.ledger_id, count(*), count(*) FILTER (WHERE CASE
     ELSE NOT EXISTS (
             SELECT FROM ledger_account a
             WHERE a.ledger_id = s.ledger_id AND a.id = s.account_id
-              AND a.currency = s.currency)
+              AND a.currency = s.currency OFFSET 0)
         OR (SELECT count(*) FILTER (WHERE p.account_version = s.account_version) = 1
                 AND CASE WHEN s.account_version = 1
                     THEN count(*) = 1 AND s.debits_after = s.debit
@@ -425,6 +448,7 @@ CROSS JOIN (
             max(e.effective_at) AS last_effective_at
         FROM ledger_entry e WHERE {transfer_entries_in_slice}
         GROUP BY e.transfer_id, e.posting_number
+        ORDER BY e.transfer_id, e.posting_number
     ) AS p
     LEFT JOIN (
         SELECT * FROM ledger_transfer t WHERE {transfers_in_slice}
@@ -438,7 +462,7 @@ CROSS JOIN (
             count(*) FILTER (WHERE k.kind = 'transfer.posted') AS posted,
             count(*) FILTER (WHERE k.kind = 'payout') AS payouts
         FROM outbox_task k WHERE {transfer_tasks_in_slice}
-        GROUP BY k.transfer_id
+        GROUP BY k.transfer_id ORDER BY k.transfer_id
     ) AS k
     LEFT JOIN (
         SELECT t.id FROM ledger_transfer t WHERE {transfers_in_slice}
@@ -454,7 +478,7 @@ WHERE {accounts_in_slice} AND (
     OR EXISTS (
         SELECT 1 FROM ledger_change c
         WHERE c.ledger_id = a.ledger_id AND c.account_id = a.id
-          AND c.fields ? 'payout_destination'))
+          AND c.fields ? 'payout_destination' OFFSET 0))
 """
 
 # Note [Role of then]. Whether a posting went into a payout account is asked of the
@@ -475,11 +499,15 @@ PAYOUT_POSTINGS = Sweep(
             WHERE e.ledger_id = %(ledger_id)s AND e.account_id = x.account_id
               AND e.account_version > x.version_after
               AND e.account_version <= x.version_until AND e.direction = 'credit'
-            OFFSET 0) AS e
-        JOIN ledger_account a ON a.ledger_id = e.ledger_id AND a.id = e.account_id
-        LEFT JOIN outbox_task k
-            ON k.ledger_id = e.ledger_id AND k.transfer_id = e.transfer_id
-            AND k.kind = 'payout' AND k.posting_number = e.posting_number
+            ORDER BY e.account_version OFFSET 0) AS e
+        CROSS JOIN LATERAL (
+            SELECT a.payout_destination FROM ledger_account a
+            WHERE a.ledger_id = e.ledger_id AND a.id = e.account_id OFFSET 0) AS a
+        LEFT JOIN LATERAL (
+            SELECT k.id, k.destination FROM outbox_task k
+            WHERE k.ledger_id = e.ledger_id AND k.transfer_id = e.transfer_id
+              AND k.kind = 'payout' AND k.posting_number = e.posting_number OFFSET 0
+            ) AS k ON true
         LEFT JOIN LATERAL (
             SELECT true AS is_there, c.erased_at IS NULL AS is_readable,
                 c.new ->> 'payout_destination' AS destination
@@ -542,8 +570,9 @@ SELECT least(
 """
 
 LAST_ENTRY_OF_ACCOUNT = """
-SELECT coalesce(max(account_version), 0) FROM ledger_entry
-WHERE ledger_id = %s AND account_id = %s
+SELECT coalesce((
+    SELECT account_version FROM ledger_entry WHERE ledger_id = %s AND account_id = %s
+    ORDER BY account_version DESC LIMIT 1), 0)
 """
 
 LAST_TRANSFER = """
@@ -637,6 +666,7 @@ TRANSFERS = Sweep(
                     max(e.effective_at) AS last_effective_at
                 FROM ledger_entry e WHERE {transfer_entries_in_slice}
                 GROUP BY e.transfer_id, e.posting_number
+                ORDER BY e.transfer_id, e.posting_number
             ) AS p
             GROUP BY p.transfer_id
         ) AS e ON e.transfer_id = t.id
@@ -644,7 +674,7 @@ TRANSFERS = Sweep(
             SELECT k.transfer_id,
                 count(*) FILTER (WHERE k.kind = 'transfer.posted') AS posted
             FROM outbox_task k WHERE {transfer_tasks_in_slice}
-            GROUP BY k.transfer_id
+            GROUP BY k.transfer_id ORDER BY k.transfer_id
         ) AS k ON k.transfer_id = t.id
     """,
     is_broken="""
@@ -701,12 +731,12 @@ COMPLETIONS = Sweep(
                   AND k.kind = 'payout' AND k.state = 'done'
                   AND k.id = CASE
                     WHEN t.metadata ->> 'payout_task_id' ~ '^[0-9a-f-]{{36}}$'
-                    THEN (t.metadata ->> 'payout_task_id')::uuid END)
+                    THEN (t.metadata ->> 'payout_task_id')::uuid END OFFSET 0)
             AND NOT EXISTS (
                 SELECT 1 FROM outbox_task k
                 WHERE k.ledger_id = t.ledger_id AND k.completion_transfer_id = t.id
                   AND k.kind = 'payout' AND k.state = 'cancelled'
-                  AND k.transfer_id = t.reverses_transfer_id) AS ends_nothing
+                  AND k.transfer_id = t.reverses_transfer_id OFFSET 0) AS ends_nothing
         FROM ledger_transfer t
         LEFT JOIN LATERAL (
             SELECT r.id FROM ledger_transfer r
@@ -790,14 +820,21 @@ PAYOUT_TASKS = Sweep(
                 AS is_in_flight_elsewhere,
             k.state IN ('done', 'cancelled') AND NOT EXISTS (
                 SELECT 1 FROM ledger_transfer c
-                JOIN ledger_entry d ON d.ledger_id = c.ledger_id
-                    AND d.transfer_id = c.id AND d.direction = 'debit'
-                JOIN ledger_entry b ON b.ledger_id = c.ledger_id
-                    AND b.transfer_id = c.id AND b.direction = 'credit'
-                    AND b.posting_number = d.posting_number
-                LEFT JOIN ledger_entry o ON o.ledger_id = k.ledger_id
-                    AND o.transfer_id = k.transfer_id AND o.direction = 'debit'
-                    AND o.posting_number = k.posting_number
+                CROSS JOIN LATERAL (
+                    SELECT e.account_id, e.amount, e.currency, e.posting_number
+                    FROM ledger_entry e
+                    WHERE e.ledger_id = c.ledger_id AND e.transfer_id = c.id
+                      AND e.direction = 'debit' OFFSET 0) AS d
+                CROSS JOIN LATERAL (
+                    SELECT e.account_id FROM ledger_entry e
+                    WHERE e.ledger_id = c.ledger_id AND e.transfer_id = c.id
+                      AND e.posting_number = d.posting_number
+                      AND e.direction = 'credit' OFFSET 0) AS b
+                LEFT JOIN LATERAL (
+                    SELECT e.account_id FROM ledger_entry e
+                    WHERE e.ledger_id = k.ledger_id AND e.transfer_id = k.transfer_id
+                      AND e.posting_number = k.posting_number
+                      AND e.direction = 'debit' OFFSET 0) AS o ON true
                 WHERE c.ledger_id = k.ledger_id AND c.id = k.completion_transfer_id
                   AND d.account_id = k.account_id AND d.amount = k.amount
                   AND d.currency = k.currency
@@ -808,14 +845,19 @@ PAYOUT_TASKS = Sweep(
                         AND b.account_id = o.account_id END
                   AND (k.state = 'cancelled'
                        OR c.metadata ->> 'payout_task_id' = k.id::text)
-            ) AS lacks_completion
+                OFFSET 0) AS lacks_completion
         FROM outbox_task k
-        LEFT JOIN ledger_entry e ON e.ledger_id = k.ledger_id
-            AND e.transfer_id = k.transfer_id
-            AND e.posting_number = k.posting_number AND e.direction = 'credit'
-        LEFT JOIN ledger_account a
-            ON a.ledger_id = k.ledger_id AND a.id = k.account_id
+        LEFT JOIN LATERAL (
+            SELECT e.account_id, e.amount, e.currency FROM ledger_entry e
+            WHERE e.ledger_id = k.ledger_id AND e.transfer_id = k.transfer_id
+              AND e.posting_number = k.posting_number AND e.direction = 'credit'
+            OFFSET 0) AS e ON true
+        LEFT JOIN LATERAL (
+            SELECT a.payout_destination FROM ledger_account a
+            WHERE a.ledger_id = k.ledger_id AND a.id = k.account_id OFFSET 0
+            ) AS a ON true
         WHERE {transfer_tasks_in_slice} AND k.kind = 'payout'
+        ORDER BY k.transfer_id
     """,
     is_broken="""
         copies <> 1 OR lacks_completion OR is_in_flight_elsewhere
@@ -856,7 +898,7 @@ KEY_RESOURCES = {
 }
 _LACKS_RESOURCE = "\n".join(
     f"WHEN '{resource_type}' THEN NOT EXISTS (SELECT FROM {table} x"
-    " WHERE x.ledger_id = i.ledger_id AND x.id = i.resource_id)"
+    " WHERE x.ledger_id = i.ledger_id AND x.id = i.resource_id OFFSET 0)"
     for resource_type, table in KEY_RESOURCES.items()
 )
 
@@ -867,6 +909,7 @@ KEYS = Sweep(
             CASE i.resource_type {_LACKS_RESOURCE} ELSE false END AS lacks_resource
         FROM idempotency_key i
         WHERE {{keys_in_slice}}
+        ORDER BY i.id
     """,  # noqa: S608 - the table above, and nothing from outside
     is_broken="lacks_resource",
     findings="""
@@ -902,11 +945,15 @@ SCHEDULED = Sweep(
                         ('debit', p.posting ->> 'from_account_id'),
                         ('credit', p.posting ->> 'to_account_id')
                     ) AS x (direction, account_id)
-                    LEFT JOIN ledger_entry e ON e.ledger_id = c.ledger_id
-                        AND e.transfer_id = c.transfer_id
-                        AND e.posting_number = p.number AND e.direction = x.direction
+                    LEFT JOIN LATERAL (
+                        SELECT e.account_id, e.amount FROM ledger_entry e
+                        WHERE e.ledger_id = c.ledger_id
+                          AND e.transfer_id = c.transfer_id
+                          AND e.posting_number = p.number
+                          AND e.direction = x.direction OFFSET 0) AS e ON true
                     WHERE e.account_id::text IS DISTINCT FROM x.account_id
-                       OR e.amount::text IS DISTINCT FROM p.posting ->> 'amount')
+                       OR e.amount::text IS DISTINCT FROM p.posting ->> 'amount'
+                    OFFSET 0)
             )) AS has_other_transfer
         FROM ledger_scheduled_transfer c
         LEFT JOIN LATERAL (
@@ -915,6 +962,7 @@ SCHEDULED = Sweep(
             WHERE t.ledger_id = c.ledger_id AND t.id = c.transfer_id OFFSET 0
             ) AS t ON true
         WHERE {scheduled_in_slice}
+        ORDER BY c.id
     """,
     is_broken="has_other_transfer",
     findings="""
@@ -953,6 +1001,7 @@ USAGE = Sweep(
               AND p.created_at < u.created_at
             ORDER BY p.created_at DESC LIMIT 1) AS p ON true
         WHERE {usage_in_slice}
+        ORDER BY u.id
     """,
     is_broken="falls",
     findings="""

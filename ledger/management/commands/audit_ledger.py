@@ -25,7 +25,8 @@ MAX_JOBS = 16
 HELP = """\
 Checks every invariant of the books against every row, and reports; it repairs nothing.
 It may run while transfers are posted: it reads in short snapshots and locks nothing.
-With --share 25 it works a quarter of the time, and leaves the rest to the transfers.
+With --jobs 1 --share 25 it works on one connection and a quarter of the time, and
+leaves the rest to the transfers; both change how long it takes, not what it finds.
 
 The result is stored, and /health follows it: after findings it answers 503 until an
 audit finds the books sound again. With --ledger, what the last audit found in other
@@ -75,7 +76,8 @@ class Command(LedgerCommand):
             default=100,
             choices=range(1, 101),
             metavar="PERCENT",
-            help="how much of the time each of them works (default: 100)",
+            help="how much of the time each of them works; between its slices it rests"
+            " (default: 100)",
         )
 
     def run(self, options: dict[str, Any]) -> None:
