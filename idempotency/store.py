@@ -116,6 +116,11 @@ class _KnownEpoch:
         self.value: str | None = None
         self.asked_at = 0.0
         self.asking = Lock()
+        self.failure: DatabaseError | InterfaceError | None = None
+        self.failed_at = 0.0
+
+    def has_just_failed(self) -> bool:
+        return time.monotonic() - self.failed_at < EPOCH_SECONDS
 
     def is_fresh(self) -> bool:
         return time.monotonic() - self.asked_at < EPOCH_SECONDS
@@ -139,10 +144,16 @@ def current_epoch() -> str:
     if (value := _known.value) is not None and _known.is_fresh():
         return value
     with _known.asking:
-        # Who waited for another's question has its answer.
+        # Who waited for another's question has its answer, or that there was none.
         if (value := _known.value) is not None and _known.is_fresh():
             return value
-        return _ask_epoch()
+        if _known.failure is not None and _known.has_just_failed():
+            raise _known.failure
+        try:
+            return _ask_epoch()
+        except (DatabaseError, InterfaceError) as error:
+            _known.failure, _known.failed_at = error, time.monotonic()
+            raise
 
 
 def _ask_epoch() -> str:

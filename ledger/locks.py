@@ -156,6 +156,18 @@ def _accounts_query() -> str:
     return sql % ("$1", "$2::uuid[]")
 
 
+def accounts_in_use(*, ledger_id: UUID, account_ids: Iterable[UUID]) -> set[UUID]:
+    """Those of the accounts whose locks somebody else has now, or that do not exist.
+
+    It waits for nobody; the locks that it gets go with the caller's transaction.
+    """
+    require_transaction()
+    wanted = set(account_ids)
+    rows = Account.objects.filter(ledger_id=ledger_id, id__in=sorted(wanted))
+    free = rows.select_for_update(of=("self",), no_key=True, skip_locked=True)
+    return wanted - set(free.values_list("id", flat=True))
+
+
 def lock_account_row(*, ledger_id: UUID, account_id: UUID) -> Account | None:
     """Locks one account for a change of its own fields; ``None`` if there is none."""
     require_transaction()

@@ -20,13 +20,13 @@ COMMIT's answer was lost, each finds its own stored outcome.
 
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import structlog
 from django.db import DatabaseError, InterfaceError, connection
-from gevent import spawn
+from gevent import Timeout, spawn
 from gevent.event import AsyncResult, Event
 from gevent.lock import BoundedSemaphore
 
@@ -41,7 +41,9 @@ R = TypeVar("R")
 #: The most requests of one transaction.
 MOST_TOGETHER = 128
 #: The most requests that wait in one process; the next ones are told to come again.
-MOST_WAITING = 1_000
+MOST_WAITING = 400
+#: How long a request waits to be taken.
+WAIT_SECONDS = 5.0
 #: Lanes of a coalescer, and so its connections; in ordinary times one of them works.
 LANES = 3
 #: How long a lane may be at work before the next one takes what need not wait for it.
@@ -74,6 +76,8 @@ class Coalescer(Generic[T, R]):
             ``submit`` is to return. If it raises, nothing has happened, or each request
             can find out what has, by itself.
         delivered: called with the requests and answers after these were handed out.
+        contended: after ``ledger_busy``, says which of the requests' resources somebody
+            else has; those that want none of them run together again.
     """
 
     def __init__(
@@ -81,14 +85,18 @@ class Coalescer(Generic[T, R]):
         run: Callable[[Sequence[T]], Sequence[R]],
         *,
         delivered: Callable[[Sequence[T], Sequence[R]], None] | None = None,
+        contended: Callable[[Sequence[T]], Set[Hashable]] | None = None,
     ) -> None:
         self._run = run
         self._delivered = delivered
+        self._contended = contended
         self._waiting: deque[_Job[T, R]] = deque()
         self._present: set[Hashable] = set()
         self._news = Event()
         #: What each busy lane has in its hands, and since when (monotonic seconds).
         self._busy: dict[int, tuple[float, frozenset[Hashable]]] = {}
+        #: Those whose shared transaction failed, until each is done by itself.
+        self._failed: set[_Job[T, R]] = set()
         self._is_started = False
         self._alone = BoundedSemaphore(ALONE_AT_ONCE)
 
@@ -138,12 +146,26 @@ class Coalescer(Generic[T, R]):
             self._waiting.append(job)
             if not self._busy:
                 self._news.set()
-            answer: R | _Failed = job.answer.get()
+            answer = self._answer_of(job)
             if not isinstance(answer, _Failed):
                 return answer
             return self._run_alone(alone)
         finally:
             self._present.discard(identity)
+            if job in self._failed:
+                self._failed.discard(job)
+                self._news.set()
+
+    def _answer_of(self, job: _Job[T, R]) -> R | _Failed:
+        answer: R | _Failed
+        try:
+            answer = job.answer.get(timeout=WAIT_SECONDS)
+        except Timeout:
+            if job in self._waiting:
+                self._waiting.remove(job)
+                raise _too_busy() from None
+            answer = job.answer.get()  # a lane has it: what it does has bounds
+        return answer
 
     def _run_alone(self, alone: Callable[[], R]) -> R:
         if not self._alone.acquire(timeout=ALONE_WAIT_SECONDS):
@@ -174,6 +196,8 @@ class Coalescer(Generic[T, R]):
             if started - since < PATIENCE_SECONDS:
                 return []
             held |= resources
+        for job in self._failed:
+            held |= job.resources
         taken: list[_Job[T, R]] = []
         left: deque[_Job[T, R]] = deque()
         while self._waiting and len(taken) < MOST_TOGETHER:
@@ -192,41 +216,80 @@ class Coalescer(Generic[T, R]):
         return taken
 
     def _run_together(self, jobs: Sequence[_Job[T, R]]) -> None:
+        try:
+            self._answer(jobs)
+        except Exception:
+            log.exception("coalescing_failed", requests=len(jobs))
+        finally:
+            self._fail([job for job in jobs if not job.answer.ready()])
+
+    def _fail(self, jobs: Sequence[_Job[T, R]]) -> None:
+        self._failed.update(jobs)
+        for job in jobs:
+            job.answer.set(_Failed())
+
+    def _answer(self, jobs: Sequence[_Job[T, R]]) -> None:
         requests = [job.request for job in jobs]
         try:
             answers = self._run_or_repeat(requests)
         except Exception as error:
-            problem = (
-                problem_of(error)
-                if isinstance(error, DatabaseError | InterfaceError)
-                else error
-            )
+            problem = _problem(error)
             log.warning(
                 "coalesced_requests_failed", requests=len(jobs), exc_info=problem
             )
             connection.close()
-            if _is_unavailable(problem):
+            if _has_code(problem, "database_unavailable"):
                 # It touches all of them alike.
                 for job in jobs:
                     job.answer.set_exception(problem)
-                return
-            for job in jobs:
-                job.answer.set(_Failed())
+            elif _has_code(problem, "ledger_busy"):
+                self._answer_those_who_can_go_on(jobs)
             return
         for job, answer in zip(jobs, answers, strict=True):
             job.answer.set(answer)
         if self._delivered is not None:
             self._delivered(requests, answers)
 
+    def _answer_those_who_can_go_on(self, jobs: Sequence[_Job[T, R]]) -> None:
+        if self._contended is None:
+            return
+        contended = self._contended([job.request for job in jobs])
+        free = [job for job in jobs if contended.isdisjoint(job.resources)]
+        if len(free) == len(jobs):
+            return  # whoever it was has gone
+        # The others begin at once, each alone, for as long as a request may wait.
+        self._fail([job for job in jobs if job not in free])
+        if free:
+            self._answer(free)
+
     def _run_or_repeat(self, requests: Sequence[T]) -> Sequence[R]:
-        """Once more on a new connection, should ours have been cut meanwhile."""
+        """Once more on a new connection, should ours have been cut meanwhile.
+
+        Raises:
+            ProblemError: ``database_unavailable``, if it was, whatever becomes of the
+                repetition: the first one may have been committed.
+        """
         try:
             return self._run(requests)
         except (DatabaseError, InterfaceError) as error:
-            if not _is_unavailable(problem_of(error)):
+            problem = problem_of(error)
+            if not _has_code(problem, "database_unavailable"):
                 raise
             connection.close()
-        return self._run(requests)
+        try:
+            return self._run(requests)
+        except Exception as error:
+            raise problem from error
+
+
+def _problem(error: Exception) -> Exception:
+    if isinstance(error, DatabaseError | InterfaceError):
+        return problem_of(error)
+    return error
+
+
+def _has_code(problem: Exception, code: str) -> bool:
+    return isinstance(problem, ProblemError) and problem.problem.code == code
 
 
 def _too_busy() -> ProblemError:
@@ -234,11 +297,4 @@ def _too_busy() -> ProblemError:
         "ledger_busy",
         "More requests are waiting than this server takes on; nothing was changed.",
         retry_after_seconds=1,
-    )
-
-
-def _is_unavailable(problem: Exception) -> bool:
-    return (
-        isinstance(problem, ProblemError)
-        and problem.problem.code == "database_unavailable"
     )

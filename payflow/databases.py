@@ -91,5 +91,8 @@ def _pool(size: int, *, max_age: int) -> dict[str, Any]:
         "max_size": size,
         "timeout": POOL_TIMEOUT_SECONDS,
         "max_idle": max_age,
+        # Else attempts come ever more rarely while PostgreSQL is away, and a worker
+        # would stay away for as long again.
+        "reconnect_timeout": 1.0,
         "name": "payflow",
     }

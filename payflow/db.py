@@ -165,7 +165,7 @@ def problem_of(error: DatabaseError | InterfaceError) -> Exception:
             "The accounts are in use by other requests; nothing was changed.",
             retry_after_seconds=1,
         )
-    if isinstance(cause, PoolTimeout):
+    if isinstance(cause, PoolTimeout) and _pool_is_full():
         return ProblemError(
             "ledger_busy",
             "All of this server's connections to the database are in use; nothing was"
@@ -182,6 +182,12 @@ def problem_of(error: DatabaseError | InterfaceError) -> Exception:
             retry_after_seconds=2,
         )
     return error
+
+
+def _pool_is_full() -> bool:
+    """Whether all connections that there may be are there; else none can be made."""
+    pool = connection.pool  # type: ignore[attr-defined]
+    return pool is not None and pool.get_stats()["pool_size"] >= pool.max_size
 
 
 def _is_unavailable(cause: BaseException | None) -> bool:

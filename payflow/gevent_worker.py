@@ -12,8 +12,8 @@ from typing import Any, Self
 import gevent
 from gunicorn.workers.ggevent import GeventWorker
 
-#: After SIGTERM, how long kept-alive connections are still listened to: what a client
-#: sent before it could know of the stop is answered, with ``Connection: close``.
+#: How long kept-alive connections are still listened to when the end has begun: what a
+#: client sent before it could know of it is answered, with ``Connection: close``.
 IDLE_GRACE_SECONDS = 2.0
 
 
@@ -27,6 +27,7 @@ class Worker(GeventWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._idle: set[_Listening] = set()
+        self._is_ending = False
 
     def patch(self) -> None:
         """Makes the standard library give way to other greenlets.
@@ -51,10 +52,12 @@ class Worker(GeventWorker):
         """What limits the wait for a connection's next request."""
         return _Listening(self._idle, seconds=self.cfg.keepalive)
 
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """SIGTERM: takes no new connections, and lets go of the idle ones soon."""
-        super().handle_exit(sig, frame)
-        gevent.spawn_later(IDLE_GRACE_SECONDS, self._let_go)
+    def notify(self) -> None:
+        """The heartbeat; once there is no more to come, idle connections go soon."""
+        super().notify()
+        if not self.alive and not self._is_ending:
+            self._is_ending = True
+            gevent.spawn_later(IDLE_GRACE_SECONDS, self._let_go)
 
     def _let_go(self) -> None:
         for listening in list(self._idle):
@@ -115,4 +118,9 @@ class _Listening:
 
     def end(self) -> None:
         """Ends the wait as if its time had come."""
-        self._greenlet.kill(self._timeout, block=False)
+        gevent.get_hub().loop.run_callback(self._end)
+
+    def _end(self) -> None:
+        # Its request may have come in the meantime: then it is no longer waiting.
+        if self in self._idle:
+            self._greenlet.throw(self._timeout)

@@ -1,5 +1,6 @@
 """A web worker's requests share one thread: each has it until it waits or gives way."""
 
+import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -10,6 +11,8 @@ T = TypeVar("T")
 
 #: How many items are worked on in one go: some milliseconds of a batch.
 GO = 200
+#: After so much time of others, in seconds, no more is given: locks may be held.
+MOST_GIVEN = 0.5
 
 
 def are_in_use() -> bool:
@@ -19,8 +22,10 @@ def are_in_use() -> bool:
 
 def giving_way(items: Iterable[T]) -> Iterator[T]:
     """The items, of which there may be thousands; others get their turn in between."""
-    gives_way = are_in_use()
+    left = MOST_GIVEN if are_in_use() else 0.0
     for number, item in enumerate(items, start=1):
         yield item
-        if gives_way and number % GO == 0:
+        if left > 0 and number % GO == 0:
+            began = time.monotonic()
             gevent.sleep(0)
+            left -= time.monotonic() - began

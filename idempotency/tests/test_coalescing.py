@@ -216,11 +216,11 @@ def test_that_a_locked_account_holds_up_only_those_who_want_it(shop, tmp_path):
                 AccountFactory(ledger=shop.ledger, balance=1_000),
                 AccountFactory(ledger=shop.ledger),
             )
-            for _ in range(8)
+            for _ in range(20)
         ]
     with (
-        Web(tmp_path) as web,
-        ThreadPoolExecutor(20) as pool,
+        Web(tmp_path, WEB_WORKERS="1") as web,
+        ThreadPoolExecutor(40) as pool,
         other_session() as session,
     ):
         session.execute(
@@ -231,12 +231,12 @@ def test_that_a_locked_account_holds_up_only_those_who_want_it(shop, tmp_path):
             key = f"key-{new_id()}"
             return pool.submit(shop.send, web, idempotency_key=key, **changes)
 
-        stuck = [send(to_account_id=str(locked.id)) for _ in range(4)]
+        stuck = [send(to_account_id=str(locked.id)) for _ in range(12)]
         free = [
             send(from_account_id=str(source.id), to_account_id=str(target.id))
             for source, target in others
         ]
-        assert [answer.result().status_code for answer in free] == [201] * 8
+        assert [answer.result().status_code for answer in free] == [201] * 20
         busy = [answer.result() for answer in stuck]
         session.rollback()
         again = send(to_account_id=str(locked.id)).result()

@@ -4,15 +4,18 @@ Each is judged for itself, has its own idempotency key, actor and answer, and is
 alone; see ``payflow.coalescing`` for what happens when the shared transaction fails.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 from idempotency.services import KeyClaim, KeyClaims, in_progress_problem
+from ledger.locks import accounts_in_use
 from ledger.services.posting import Outcome, transfers_post_together
 from ledger.types import TransferRequest
 from payflow.actors import Actor
 from payflow.clock import now
 from payflow.coalescing import Coalescer
+from payflow.db import transaction_owner
 from payflow.errors import ProblemError
 from payflow.execution import Rendered, execute_together
 from payflow.metrics import requests_coalesced
@@ -56,11 +59,7 @@ def post_coalesced(wanted: Wanted, *, alone: Callable[[], Rendered]) -> Rendered
         wanted,
         identity=identity,
         group=claim.ledger_id,
-        resources=frozenset(
-            account_id
-            for posting in wanted.transfer.postings
-            for account_id in (posting.from_account_id, posting.to_account_id)
-        ),
+        resources=frozenset(_accounts_of(wanted)),
         alone=alone,
     )
     if isinstance(answer, ProblemError):
@@ -85,12 +84,28 @@ def _post(requests: Sequence[Wanted]) -> list[Answer]:
         claims=claims,
     )
     claims.settle(answers)
-    requests_coalesced(together=len(requests), waiting=_coalescer.waiting)
     return answers
 
 
-def _publish(requests: Sequence[Wanted], answers: Sequence[Answer]) -> None:
+def _delivered(requests: Sequence[Wanted], answers: Sequence[Answer]) -> None:
+    requests_coalesced(together=len(requests), waiting=_coalescer.waiting)
     KeyClaims([wanted.claim for wanted in requests]).publish(answers)
 
 
-_coalescer: Coalescer[Wanted, Answer] = Coalescer(_post, delivered=_publish)
+def _contended(requests: Sequence[Wanted]) -> set[UUID]:
+    with transaction_owner():
+        return accounts_in_use(
+            ledger_id=requests[0].claim.ledger_id,
+            account_ids=(i for wanted in requests for i in _accounts_of(wanted)),
+        )
+
+
+def _accounts_of(wanted: Wanted) -> Iterator[UUID]:
+    for posting in wanted.transfer.postings:
+        yield posting.from_account_id
+        yield posting.to_account_id
+
+
+_coalescer: Coalescer[Wanted, Answer] = Coalescer(
+    _post, delivered=_delivered, contended=_contended
+)

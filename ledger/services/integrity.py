@@ -29,7 +29,7 @@ SELECT 1,
             FROM ledger_account GROUP BY ledger_id, currency) AS by_currency), 0)
     + coalesce((
         SELECT difference FROM ledger_audit_run ORDER BY id DESC LIMIT 1), 0),
-    clock_timestamp(), clock_timestamp() - statement_timestamp()
+    statement_timestamp(), clock_timestamp() - statement_timestamp()
 ON CONFLICT (id) DO UPDATE SET integrity_sum = excluded.integrity_sum,
     computed_at = excluded.computed_at, took = excluded.took
 """
@@ -55,7 +55,7 @@ def integrity_refresh_if_due() -> None:
     row = IntegrityStatus.objects.filter(id=1).values_list("took", age).first()
     if row is not None:
         took, known_for = row
-        if took > _IS_LONG and known_for < min(_RESTS * took, STALE_AFTER / 2):
+        if took > _IS_LONG and known_for < min(_RESTS * took, STALE_AFTER / 2 - took):
             return
     integrity_refresh()
 

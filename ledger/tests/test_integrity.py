@@ -20,8 +20,9 @@ pytestmark = pytest.mark.django_db
         (0.01 * SECOND, 0 * SECOND, True),
         (0.2 * SECOND, 9 * SECOND, False),
         (0.2 * SECOND, 11 * SECOND, True),
-        (20 * SECOND, 14 * SECOND, False),
-        (20 * SECOND, 16 * SECOND, True),
+        (5 * SECOND, 9 * SECOND, False),
+        (5 * SECOND, 11 * SECOND, True),
+        (20 * SECOND, 1 * SECOND, True),
     ],
 )
 def test_a_sum_that_takes_long_rests_but_is_never_too_old(took, age, is_due):

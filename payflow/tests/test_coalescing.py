@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from django.db import OperationalError
 from gevent.event import Event
+from psycopg_pool import PoolTimeout
 
 from payflow import coalescing
 from payflow.coalescing import Coalescer
@@ -20,13 +21,13 @@ class Recorder:
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.gate = Event()
-        self.errors: list[Exception] = []
+        self.errors: list[Exception | None] = []
 
     def run(self, requests: Sequence[str]) -> list[str]:
         self.batches.append(list(requests))
         self.gate.wait()
-        if self.errors:
-            raise self.errors.pop(0)
+        if self.errors and (error := self.errors.pop(0)) is not None:
+            raise error
         return [request.upper() for request in requests]
 
 
@@ -133,6 +134,100 @@ def test_without_a_database_everybody_hears_of_it(recorder, send):
 
     assert isinstance(sent.exception, ProblemError)
     assert sent.exception.problem.code == "database_unavailable"
+
+
+def test_what_may_be_committed_is_never_said_to_be_undone(recorder, send):
+    # The server went away at COMMIT, and the pool has no connection for the repetition.
+    full = OperationalError("timeout")
+    full.__cause__ = PoolTimeout()
+    recorder.errors = [cut(), full]
+    recorder.gate.set()
+    sent = send("a")
+    gevent.joinall([sent])
+
+    assert sent.exception.problem.code == "database_unavailable"
+
+
+def busy() -> ProblemError:
+    return ProblemError("ledger_busy", "somebody has it")
+
+
+def test_who_wants_nothing_that_is_contended_runs_together_again(recorder):
+    coalescer = Coalescer(
+        recorder.run, contended=lambda requests: {"treasury"} if requests else set()
+    )
+
+    def start(name: str, resource: str) -> "gevent.Greenlet[str]":
+        greenlet = gevent.spawn(
+            coalescer.submit,
+            name,
+            identity=name,
+            group="books",
+            resources=frozenset({resource}),
+            alone=lambda: f"{name} alone",
+        )
+        gevent.sleep(0)
+        return greenlet
+
+    sent = [start("first", "x"), start("stuck", "treasury"), start("free", "y")]
+    recorder.errors = [None, busy()]
+    recorder.gate.set()
+
+    assert results(sent) == ["FIRST", "stuck alone", "FREE"]
+    assert recorder.batches == [["first"], ["stuck", "free"], ["free"]]
+
+
+def test_what_runs_alone_is_not_taken_by_a_lane(recorder, send, monkeypatch):
+    turn = Event()
+    recorder.errors = [ValueError("a bug")]
+    recorder.gate.set()
+    coalescer = Coalescer(recorder.run)
+
+    def start(name: str, alone: Callable[[], str]) -> "gevent.Greenlet[str]":
+        greenlet = gevent.spawn(
+            coalescer.submit,
+            name,
+            identity=name,
+            group="books",
+            resources=frozenset({"treasury"}),
+            alone=alone,
+        )
+        gevent.sleep(0)
+        return greenlet
+
+    first = start("first", lambda: turn.wait() and "first alone")
+    gevent.sleep(0.01)
+    second = start("second", lambda: "second alone")
+    gevent.sleep(coalescing.PATIENCE_SECONDS * 2)
+    assert recorder.batches == [["first"]]
+
+    turn.set()
+    assert results([first, second]) == ["first alone", "SECOND"]
+
+
+def test_who_waits_too_long_to_be_taken_is_told_so(recorder, send, monkeypatch):
+    monkeypatch.setattr(coalescing, "WAIT_SECONDS", 0.01)
+    first, second = send("a", "treasury"), send("b", "treasury")
+    gevent.joinall([second])
+
+    assert second.exception.problem.code == "ledger_busy"
+    recorder.gate.set()
+    # What a lane has in its hands is waited for, however long it takes.
+    assert results([first]) == ["A"]
+    assert recorder.batches == [["a"]]
+
+
+def test_a_lane_survives_whatever_happens_to_it(recorder):
+    def delivered(requests: Sequence[str], answers: Sequence[str]) -> None:
+        raise TypeError("a bug")
+
+    recorder.gate.set()
+    coalescer = Coalescer(recorder.run, delivered=delivered)
+    for name in "abcdef":
+        answer = coalescer.submit(
+            name, identity=name, group=None, resources=frozenset(), alone=lambda: "-"
+        )
+        assert answer == name.upper()
 
 
 def test_too_many_are_turned_away(recorder, send, monkeypatch):
