@@ -1,8 +1,9 @@
-"""Makes the README's part about speed, and its pictures, from results.
+"""Makes the README's part about speed, its pictures, and all the numbers, from results.
 
 ``python -m benchmarks.report RESULT.json [RESULT-OF-BIGGER-BOOKS.json ...]`` replaces
 what stands in README.md between ``<!-- benchmarks:begin -->`` and
-``<!-- benchmarks:end -->``. With ``--print`` it prints it instead.
+``<!-- benchmarks:end -->``, and writes docs/benchmark.md. With ``--print`` it prints
+both instead.
 """
 
 import argparse
@@ -17,26 +18,40 @@ from benchmarks.results import Goal, best, cpu_text, goals, size_goals
 from payflow.embedded.environment import PROJECT_DIRECTORY
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+NUMBERS = Path("docs/benchmark.md")
 _IMAGES = Path("docs/images")
 CLIENTS_IMAGE = _IMAGES / "benchmark-clients.svg"
 SIZE_IMAGE = _IMAGES / "benchmark-size.svg"
 
 
-def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """The text, from the results in ascending size of the books."""
-    first = results[0]
-    cases, machine = first["cases"], first["machine"]
-    options = first["options"]
+def summary(results: Sequence[dict[str, Any]]) -> str:
+    """What the README shows, from the results in ascending size of the books."""
+    cases = results[0]["cases"]
     lines = [
-        f"Measured by `make bench` on {machine['cpus']} processors"
-        f" ({machine['cpu']}, {machine['memory_gb']:g} GB), PostgreSQL"
-        f" {machine['versions']['postgresql']}, Python {machine['python']}, commit"
-        f" {machine['commit']}; the load generator uses the same processors. Medians of"
-        f" {options['rounds']} rounds. [How, and how to run it](benchmarks/README.md).",
+        *_origin(results[0]),
         "",
         *_goal_table(goals(cases)),
         "",
         f"![Throughput and latency against clients]({CLIENTS_IMAGE})",
+    ]
+    if len(results) > 1:
+        lines += ["", f"![Throughput against the size of the books]({SIZE_IMAGE})"]
+    return "\n".join([*lines, "", f"[All the numbers]({NUMBERS})."])
+
+
+def numbers(results: Sequence[dict[str, Any]]) -> str:
+    """Everything that was measured, from the results in ascending size of the books."""
+    first = results[0]
+    cases = first["cases"]
+    lines = [
+        "# All numbers of the benchmark",
+        "",
+        "Made by `python -m benchmarks.report`; [benchmarks/README.md]"
+        "(../benchmarks/README.md) says what each case is.",
+        "",
+        *_origin(first),
+        "",
+        *_goal_table(goals(cases)),
         "",
         *_case_table(cases),
     ]
@@ -44,16 +59,24 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
         lines += ["", *_count_table(counts)]
     lines += ["", *_memory_table(first["rounds"][-1]["stack"])]
     for bigger in results[1:]:
-        title = (
-            f"At {bigger['options']['entries']:,} entries, as a part of the rate at"
-            f" {options['entries']:,}"
-        )
-        lines += ["", f"{title}:", "", *_goal_table(size_goals(cases, bigger["cases"]))]
+        title = f"## Books of {bigger['options']['entries']:,} entries"
+        lines += ["", title, "", *_origin(bigger), ""]
+        lines += _goal_table(goals(bigger["cases"]))
+        text = f"As a part of the rate at {first['options']['entries']:,} entries:"
+        lines += ["", text, "", *_goal_table(size_goals(cases, bigger["cases"]))]
         lines += _drift(cases, bigger["cases"])
         lines += ["", *_case_table(bigger["cases"])]
-    if len(results) > 1:
-        lines += ["", f"![Throughput against the size of the books]({SIZE_IMAGE})"]
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
+
+
+def _origin(result: dict[str, Any]) -> list[str]:
+    machine, rounds = result["machine"], result["options"]["rounds"]
+    return [
+        f"Measured by `make bench` on {machine['cpus']} processors ({machine['cpu']},"
+        f" {machine['memory_gb']:g} GB), which the load generator uses too;",
+        f"PostgreSQL {machine['versions']['postgresql']}, Python {machine['python']},"
+        f" commit {machine['commit']}; {rounds} round{'s' if rounds > 1 else ''}.",
+    ]
 
 
 def _goal_table(found: Sequence[Goal]) -> list[str]:
@@ -202,9 +225,9 @@ def main() -> None:
     options = parser.parse_args()
     results = [json.loads(path.read_text()) for path in options.results]
     results.sort(key=lambda result: result["options"]["entries"])
-    text = markdown(results)
+    text = summary(results)
     if options.print:
-        print(text)
+        print(text, numbers(results), sep="\n\n")
         return
     readme = PROJECT_DIRECTORY / "README.md"
     try:
@@ -212,6 +235,7 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"README.md: {error}")
     readme.write_text(changed)
+    (PROJECT_DIRECTORY / NUMBERS).write_text(numbers(results))
     (PROJECT_DIRECTORY / CLIENTS_IMAGE).write_text(clients_chart(results[0]))
     if len(results) > 1:
         (PROJECT_DIRECTORY / SIZE_IMAGE).write_text(size_chart(results))
