@@ -36,6 +36,7 @@ from redis.exceptions import RedisError
 from payflow import greenlets, metrics
 from payflow.coalescing import Coalescer
 from payflow.db import give_back_connection, is_new
+from payflow.errors import ProblemError
 from payflow.execution import Rendered
 
 log = structlog.get_logger(__name__)
@@ -204,13 +205,16 @@ def _look_up(ledger_id: UUID, client_id: UUID, key: str) -> Finished | Mark | No
     mark = Mark(name, b"P" + secrets.token_hex(16).encode())
     if not greenlets.are_in_use():
         return _claim_or_find([mark])[0]
-    return _round_trips.submit(
-        mark,
-        identity=mark.token,
-        group=None,
-        resources=frozenset(),
-        alone=lambda: _claim_or_find([mark])[0],
-    )
+    try:
+        return _round_trips.submit(
+            mark,
+            identity=mark.token,
+            group=None,
+            resources=frozenset(),
+            alone=lambda: _claim_or_find([mark])[0],
+        )
+    except ProblemError:
+        return None  # too many wait for Valkey: PostgreSQL decides without it
 
 
 def _claim_or_find(marks: Sequence[Mark]) -> list[Finished | Mark | None]:

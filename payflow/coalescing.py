@@ -62,6 +62,8 @@ class _Job(Generic[T, R]):
     resources: frozenset[Hashable]
     request: T
     answer: "AsyncResult[R | _Failed]" = field(default_factory=AsyncResult)
+    #: Nobody waits for the answer any more.
+    is_over: bool = False
 
 
 class _Failed:
@@ -151,6 +153,7 @@ class Coalescer(Generic[T, R]):
                 return answer
             return self._run_alone(alone)
         finally:
+            job.is_over = True
             self._present.discard(identity)
             if job in self._failed:
                 self._failed.discard(job)
@@ -224,7 +227,7 @@ class Coalescer(Generic[T, R]):
             self._fail([job for job in jobs if not job.answer.ready()])
 
     def _fail(self, jobs: Sequence[_Job[T, R]]) -> None:
-        self._failed.update(jobs)
+        self._failed.update(job for job in jobs if not job.is_over)
         for job in jobs:
             job.answer.set(_Failed())
 

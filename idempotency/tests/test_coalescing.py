@@ -13,6 +13,7 @@ import pytest
 from django.db import connection
 from django_redis import get_redis_connection
 
+from idempotency import store
 from idempotency.tests.conftest import Shop
 from ledger.models import Transfer
 from ledger.services.clients import api_key_create
@@ -275,3 +276,13 @@ def test_that_nobody_waits_for_others_with_a_connection_in_hand(shop, tmp_path):
 
         assert {answer.status_code for answer in answers} == {201}
         assert "ledger_busy" not in web.log.read_text()
+
+
+@pytest.mark.django_db
+def test_that_who_cannot_ask_valkey_in_a_crowd_goes_on_without_it(monkeypatch):
+    monkeypatch.setattr("payflow.greenlets.are_in_use", lambda: True)
+    monkeypatch.setattr("payflow.coalescing.MOST_WAITING", 0)
+
+    found = store.claim_or_find(ledger_id=new_id(), client_id=new_id(), key="key")
+
+    assert found is None

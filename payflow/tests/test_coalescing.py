@@ -94,7 +94,9 @@ def test_a_lane_that_is_held_up_is_passed_by_those_who_share_nothing_with_it(
     waits = send("waits", "treasury", "alice")
     queues = send("queues", "alice")
     passes = send("passes", "bob")
-    gevent.sleep(coalescing.PATIENCE_SECONDS * 3)
+    with gevent.Timeout(20):
+        while len(recorder.batches) < 2:
+            gevent.sleep(0.005)
 
     assert recorder.batches == [["first"], ["passes"]]
 
@@ -228,6 +230,16 @@ def test_a_lane_survives_whatever_happens_to_it(recorder):
             name, identity=name, group=None, resources=frozenset(), alone=lambda: "-"
         )
         assert answer == name.upper()
+
+
+def test_who_is_gone_holds_nothing_up(recorder, send):
+    gone = send("gone", "treasury")
+    gone.kill()
+    recorder.errors = [ValueError("a bug")]
+    recorder.gate.set()
+
+    # The gone one's shared transaction fails only now; nobody is left to run alone.
+    assert results([send("next", "treasury")]) == ["NEXT"]
 
 
 def test_too_many_are_turned_away(recorder, send, monkeypatch):
