@@ -1,5 +1,6 @@
 """Moving back what a transfer moved: reversals, and payouts that end in one."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -334,17 +335,24 @@ def _postings_back(
 ) -> tuple[tuple[int, ...], tuple[PostingRequest, ...]]:
     """The postings of the reversal, and where each comes from.
 
-    With receivables (by currency), what an account cannot give is debited to them.
+    With receivables (by currency), what an account cannot give is debited to them. Who
+    passed money on gets it back in the same transfer, and can give that, too.
     """
     sources: list[int] = []
     postings: list[PostingRequest] = []
     taken: dict[UUID, int] = {}
+    incoming: Counter[UUID] = Counter()
+    for original in wanted:
+        incoming[original.from_account_id] += amounts.get(original.number, 0)
     for original in wanted:
         amount = given = amounts.get(original.number, 0)
         if receivables:
             payer_id = original.to_account_id
             before = taken.get(payer_id, 0)
-            given = min(amount, _obtainable(batch, payer_id, before + amount) - before)
+            obtainable = _obtainable(
+                batch, payer_id, before + amount, incoming=incoming[payer_id]
+            )
+            given = min(amount, obtainable - before)
             taken[payer_id] = before + given
         if given:
             sources.append(original.number)
@@ -361,14 +369,18 @@ def _postings_back(
     return tuple(sources), tuple(postings)
 
 
-def _obtainable(batch: Batch, account_id: UUID, amount: int) -> int:
-    """What of ``amount`` debits can take from an account without breaking its floor."""
+def _obtainable(batch: Batch, account_id: UUID, amount: int, *, incoming: int) -> int:
+    """What of ``amount`` debits can take from an account without breaking its floor.
+
+    ``incoming`` is what the same transfer credits it with, in minor units.
+    """
     account = batch.accounts[account_id]
     if account.status == AccountStatus.CLOSED:
         return 0
     floor = account.min_balance
     if account.is_debit_normal or floor is None:
         return amount
-    while account.available - floor < amount and batch.expire_lapsed(account_id):
+    lacking = amount - incoming
+    while account.available - floor < lacking and batch.expire_lapsed(account_id):
         pass
-    return max(0, min(amount, account.available - floor))
+    return min(amount, incoming + max(0, account.available - floor))

@@ -263,7 +263,12 @@ class Model:
         if not amounts:
             return "reversal_exceeds_transfer"
         moves: list[Move] = []
-        taken: dict[int, int] = {}
+        room = [
+            max(0, available - (floor or 0))
+            for available, floor in zip(self.available(), self.floors, strict=True)
+        ]
+        for index, amount in amounts.items():
+            room[transfer.postings[index][0]] += amount
         for index, amount in sorted(amounts.items()):
             source, target, _ = transfer.postings[index]
             given = amount
@@ -271,9 +276,8 @@ class Model:
             if is_forced and self.status[target] == "closed":
                 given = 0
             elif is_forced and not self.is_asset[target] and floor is not None:
-                room = self.available()[target] - floor - taken.get(target, 0)
-                given = max(0, min(amount, room))
-                taken[target] = taken.get(target, 0) + given
+                given = min(amount, room[target])
+                room[target] -= given
             if given:
                 moves.append((target, source, given))
             if amount > given:

@@ -272,6 +272,38 @@ def test_a_forced_reversal_of_several_postings_shares_what_the_account_has():
     assert posted(source, target, receivables(source)) == [1_000, 0, 50]
 
 
+def test_a_forced_reversal_counts_what_it_brings_to_who_passed_the_money_on():
+    ledger = LedgerFactory()
+    buyer = AccountFactory(ledger=ledger, balance=1_000)
+    shop, seller, other = (AccountFactory(ledger=ledger) for _ in range(3))
+    (sent,) = post(
+        TransferRequest(
+            (
+                PostingRequest(buyer.id, shop.id, 100),
+                PostingRequest(shop.id, seller.id, 90),
+            )
+        ),
+        ledger=ledger,
+    )
+    move(shop, other, 4)
+
+    whole = reverse(sent, {1: 96, 2: 90}, actor=BOSS, is_forced=True)
+
+    # The shop has 6, and gets 90 in the same transfer: nothing is missing.
+    assert isinstance(whole, PostedTransfer)
+    assert (whole.permission, [p.amount for p in whole.postings]) == (None, [96, 90])
+
+    rest = reverse(sent, actor=BOSS, is_forced=True)
+
+    assert isinstance(rest, PostedTransfer)
+    assert (rest.permission, rest.postings[0].from_account_id) == (
+        "force_reversal",
+        receivables(buyer).id,
+    )
+    assert posted(buyer, shop, seller, receivables(buyer)) == [1_000, 0, 0, 4]
+    assert audit_run(ledger_slug=ledger.slug).is_sound
+
+
 def test_a_forced_reversal_from_a_closed_account_is_all_receivable():
     source, target = pair()
     other = AccountFactory(ledger=source.ledger)
