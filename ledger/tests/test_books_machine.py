@@ -262,6 +262,17 @@ class Model:
                 return "reversal_exceeds_transfer"
         if not amounts:
             return "reversal_exceeds_transfer"
+        moves = self.moves_back(transfer, amounts, is_forced=is_forced)
+        result = self.transfer(moves)
+        if result == "done":
+            for index, amount in amounts.items():
+                transfer.reversed[index] = transfer.reversed.get(index, 0) + amount
+        return result
+
+    def moves_back(
+        self, transfer: ModelTransfer, amounts: dict[int, int], *, is_forced: bool
+    ) -> list[Move]:
+        """What a reversal moves; forced, receivables give what is not there."""
         moves: list[Move] = []
         room = [
             max(0, available - (floor or 0))
@@ -282,11 +293,7 @@ class Model:
                 moves.append((target, source, given))
             if amount > given:
                 moves.append((len(STARTS), source, amount - given))
-        result = self.transfer(moves)
-        if result == "done":
-            for index, amount in amounts.items():
-                transfer.reversed[index] = transfer.reversed.get(index, 0) + amount
-        return result
+        return moves
 
 
 ACCOUNTS = st.integers(0, len(STARTS) - 1)
