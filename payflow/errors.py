@@ -5,9 +5,12 @@ before the first write, that commits together with its idempotency key. A proble
 is *raised* undoes everything. The codes are a closed set, ``payflow.api.problems``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+#: Field, code and message of something in a request that is of the wrong form.
+FieldError = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +52,10 @@ class ProblemError(Exception):
     def of(cls, problem: Problem) -> "ProblemError":
         """The error that raises ``problem``."""
         return cls(problem.code, problem.detail, **problem.fields)
+
+
+def shape_errors(errors: Iterable[FieldError]) -> ProblemError:
+    """The ``invalid_request`` problem that lists what is wrong with which field."""
+    listed = [{"field": f, "code": c, "message": m} for f, c, m in errors]
+    summary = "; ".join(f"{e['field'] or 'body'}: {e['message']}" for e in listed[:3])
+    return ProblemError("invalid_request", summary, errors=listed)

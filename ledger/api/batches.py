@@ -24,9 +24,9 @@ from payflow.api.rendering import (
     render_item_problem,
     render_problem,
 )
-from payflow.api.shapes import Shape, shape_errors
+from payflow.api.shapes import Shape
 from payflow.clock import now
-from payflow.errors import Problem, ProblemError
+from payflow.errors import Problem, ProblemError, shape_errors
 from payflow.execution import Rendered
 from payflow.greenlets import giving_way
 

@@ -21,9 +21,9 @@ from ledger.services.periods import period_close, period_reopen
 from payflow.api.filters import PAGING
 from payflow.api.pagination import page, read_id_cursor, read_limit
 from payflow.api.rendering import render_problem
-from payflow.api.shapes import MAX_DESCRIPTION, Shape, shape_errors
+from payflow.api.shapes import MAX_DESCRIPTION, Shape
 from payflow.clock import format_instant
-from payflow.errors import Problem
+from payflow.errors import Problem, shape_errors
 from payflow.execution import Rendered
 
 _DAY_LENGTH = len("2026-11-22")

@@ -15,9 +15,9 @@ from payflow.api.shapes import (
     MAX_DESCRIPTION,
     MAX_REFERENCE,
     Shape,
-    shape_errors,
 )
 from payflow.clock import format_instant
+from payflow.errors import shape_errors
 from payflow.money import format_rate
 
 MAX_OWNER_NAME = 255

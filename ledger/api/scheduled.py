@@ -24,9 +24,9 @@ from ledger.services.scheduled import (
     scheduled_create,
 )
 from payflow.api.rendering import problem_document
-from payflow.api.shapes import MAX_DESCRIPTION, MAX_REFERENCE, Shape, shape_errors
+from payflow.api.shapes import MAX_DESCRIPTION, MAX_REFERENCE, Shape
 from payflow.clock import format_instant, now
-from payflow.errors import Problem
+from payflow.errors import Problem, shape_errors
 
 LOCATION = "/v1/scheduled-transfers/{id}"
 

@@ -26,7 +26,7 @@ from ledger.selectors.as_of import (
 )
 from payflow.clock import format_instant
 from payflow.db import require_transaction
-from payflow.errors import ProblemError
+from payflow.errors import shape_errors
 
 #: Lines that one statement of SQL fetches.
 SLICE_LINES = 1_000
@@ -183,7 +183,8 @@ def period_resolve(
             is not one of ``ledger.days.YEARS``.
     """
     if end is not None and end.year not in YEARS:
-        raise _bad_end("not_an_instant", f"A time in {YEARS[0]} to {YEARS[-1]}.")
+        message = f"A time in {YEARS[0]} to {YEARS[-1]}."
+        raise shape_errors([("to", "not_an_instant", message)])
     first = moment_start(start, zone=zone)
     last = until if end is None else moment_end(end, zone=zone)
     # The day before the first one ends at the instant at which that one begins.
@@ -195,16 +196,8 @@ def period_resolve(
             else (format_instant(last), format_instant(first))
         )
         message = f"The period would end ({ends}) before it begins ({begins})."
-        raise _bad_end("before_from", message)
+        raise shape_errors([("to", "before_from", message)])
     return first, last
-
-
-def _bad_end(code: str, message: str) -> ProblemError:
-    return ProblemError(
-        "invalid_request",
-        f"to: {message}",
-        errors=[{"field": "to", "code": code, "message": message}],
-    )
 
 
 def _totals_at(account: Account, instant: datetime) -> Totals:

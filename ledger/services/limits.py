@@ -25,7 +25,7 @@ from ledger.services.accounts import (
 )
 from payflow.actors import Actor
 from payflow.db import require_transaction
-from payflow.errors import Problem, ProblemError
+from payflow.errors import Problem, shape_errors
 from payflow.ids import new_id
 
 #: What :func:`limits_set` can change.
@@ -111,15 +111,18 @@ def limits_set(
 
 def _require_sound(limits: Sequence[Limit]) -> None:
     windows = set()
-    for limit in limits:
+    errors = []
+    for index, limit in enumerate(limits):
+        field = f"velocity_limits[{index}]"
         name = f"{limit.direction} per {limit.period}"
         if limit.max_amount is None and limit.max_count is None:
-            raise ProblemError(
-                "invalid_request", f"The limit {name} needs max_amount or max_count."
-            )
+            message = f"The limit {name} needs max_amount or max_count."
+            errors.append((f"{field}.max_amount", "missing", message))
         if name in windows:
-            raise ProblemError("invalid_request", f"There are two limits {name}.")
+            errors.append((field, "repeated", f"There are two limits {name}."))
         windows.add(name)
+    if errors:
+        raise shape_errors(errors)
 
 
 def _limits_of(account: Account) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from payflow.errors import ProblemError
+from payflow.errors import shape_errors
 
 #: Minor units by posting number; or of the only posting; or ``None``: all that is left.
 Parts = Mapping[int, int] | int | None
@@ -21,17 +21,18 @@ def amounts_of(parts: Parts, numbers: Collection[int]) -> Mapping[int, int] | No
     """
     if isinstance(parts, int):
         if len(numbers) != 1:
-            raise ProblemError(
-                "invalid_request",
-                f"There are {len(numbers)} postings: give `postings` with a number and "
-                "an amount each.",
+            message = (
+                f"There are {len(numbers)} postings: give each with its number and "
+                "amount."
             )
+            raise shape_errors([("postings", "missing", message)])
         return {next(iter(numbers)): parts}
     if parts is not None:
-        for number in sorted(parts):
-            if number not in numbers:
-                raise ProblemError(
-                    "invalid_request",
-                    f"There are postings 1 to {len(numbers)}, and no {number}.",
-                )
+        message = f"There are postings 1 to {len(numbers)}."
+        if errors := [
+            (f"postings[{index}].number", "out_of_range", message)
+            for index, number in enumerate(parts)
+            if number not in numbers
+        ]:
+            raise shape_errors(errors)
     return parts

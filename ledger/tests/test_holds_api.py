@@ -166,6 +166,10 @@ def test_wrong_fields_are_named(api, pair):
         "postings[0].amount": "missing",
         "final": "not_a_boolean",
     }
+    absent = {"postings": [{"number": 1, "amount": 1}, {"number": 2, "amount": 1}]}
+    assert field_codes(api.send(f"{path}/capture", absent)) == {
+        "postings[1].number": "out_of_range"
+    }
     assert field_codes(api.send(f"{path}/void", {"reason": 5})) == {
         "reason": "not_a_text"
     }

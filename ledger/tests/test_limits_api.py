@@ -167,12 +167,16 @@ def test_bad_limits_are_refused_by_the_name_of_the_field(api, body, errors):
 
 
 @pytest.mark.parametrize(
-    "limits", [[limit(), limit(max_count=5)], [limit(max_amount=None)]]
+    ("limits", "errors"),
+    [
+        ([limit(), limit(max_count=5)], {"velocity_limits[1]": "repeated"}),
+        ([limit(max_amount=None)], {"velocity_limits[0].max_amount": "missing"}),
+    ],
 )
-def test_limits_that_make_no_sense_together_are_a_bad_request(api, limits):
+def test_limits_that_make_no_sense_together_are_a_bad_request(api, limits, errors):
     response = api.put({"velocity_limits": limits})
 
-    assert problem(response)["code"] == "invalid_request"
+    assert field_codes(response) == errors
     assert not fresh(api.source).has_velocity_limits
 
 

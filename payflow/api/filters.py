@@ -20,8 +20,8 @@ from payflow.api.shapes import (
     MAX_METADATA_KEY,
     MAX_METADATA_VALUE,
     Shape,
-    shape_errors,
 )
+from payflow.errors import shape_errors
 from payflow.ids import parse_id
 from payflow.money import MAX_AMOUNT
 

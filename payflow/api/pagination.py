@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from payflow.api.shapes import shape_errors
-from payflow.errors import ProblemError
+from payflow.errors import ProblemError, shape_errors
 from payflow.ids import parse_id
 
 DEFAULT_LIMIT = 50

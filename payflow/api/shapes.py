@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from payflow.api.parsing import Float
-from payflow.errors import ProblemError
+from payflow.errors import FieldError, ProblemError, shape_errors
 from payflow.greenlets import giving_way
 from payflow.ids import parse_id
 from payflow.money import MAX_AMOUNT
@@ -37,15 +37,6 @@ _LAST_YEAR = datetime(9999, 1, 1, tzinfo=UTC)
 _MISSING = object()
 
 T = TypeVar("T")
-
-FieldError = tuple[str, str, str]
-
-
-def shape_errors(errors: Iterable[FieldError]) -> ProblemError:
-    """The ``invalid_request`` problem that lists ``(field, code, message)`` errors."""
-    listed = [{"field": f, "code": c, "message": m} for f, c, m in errors]
-    summary = "; ".join(f"{e['field'] or 'body'}: {e['message']}" for e in listed[:3])
-    return ProblemError("invalid_request", summary, errors=listed)
 
 
 class Shape:

@@ -166,3 +166,27 @@ def test_that_the_problems_page_of_the_docs_is_what_the_registry_says():
             f"{'yes' if kind.retryable else 'no'} | {kind.remedy} |"
         )
         assert row in text, f"docs/problems.md lacks: {row}"
+
+
+def test_that_the_problems_page_explains_every_code_of_a_wrong_field():
+    used: set[str] = set()
+    for app in APPS:
+        for path in sources(app):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if not isinstance(node, ast.Call):
+                    continue
+                name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                if name == "fail":
+                    used |= texts_of(node.args[1:2])
+                elif name == "shape_errors":
+                    listed = [n for n in ast.walk(node) if isinstance(n, ast.Tuple)]
+                    used |= {text for row in listed for text in texts_of(row.elts[1:2])}
+    table = (ROOT / "docs" / "problems.md").read_text().partition("`errors[].code`")[2]
+
+    assert {code for code in used if f"`{code}`" not in table} == set()
+    assert len(used) > 20
+
+
+def texts_of(nodes: list[ast.expr]) -> set[str]:
+    """The texts that stand there as such."""
+    return {n.value for n in nodes if isinstance(n, ast.Constant)}
