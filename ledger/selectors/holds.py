@@ -20,6 +20,7 @@ from ledger.selectors.finding import (
     Key,
     Metadata,
     Range,
+    amount_conditions,
     equal_conditions,
     find,
     metadata_parts,
@@ -127,8 +128,9 @@ class HoldFilters:
     """Which holds are looked for; ``None`` means any. See ``docs/finding.md``.
 
     ``status`` is a ``HoldStatus`` by PostgreSQL's clock: one that has lapsed is
-    expired, swept or not. ``account_id`` is in any of the hold's postings, also in one
-    that holds nothing any more.
+    expired, swept or not. One posting must meet ``account_id``, ``currency`` and
+    ``amounts`` (the least and the greatest, in minor units) together, as it was placed:
+    also one that holds nothing any more.
     """
 
     key_type: ClassVar[type[UUID]] = UUID
@@ -137,6 +139,8 @@ class HoldFilters:
     reference_prefix: str | None = None
     status: str | None = None
     account_id: UUID | None = None
+    currency: str | None = None
+    amounts: tuple[int | None, int | None] = (None, None)
     created: Range = ANY_TIME
     expires: Range = ANY_TIME
     metadata: Metadata = ()
@@ -162,6 +166,7 @@ def hold_list(
         *equal_conditions({"reference": filters.reference}, parameters),
         *range_conditions("r.created_at", "created", filters.created, parameters),
         *range_conditions("r.expires_at", "expires", filters.expires, parameters),
+        *_posting_conditions(filters, parameters),
     ]
     quick: list[str] = []
     slow: list[str] = []
@@ -170,9 +175,6 @@ def hold_list(
     if filters.status is not None:
         parameters["status"] = filters.status
         conditions.append(_STATUS_TESTS.get(filters.status, "r.status = %(status)s"))
-    if filters.account_id is not None:
-        parameters["account_id"] = filters.account_id
-        conditions.append(_OF_ACCOUNT)
     if filters.status == HoldStatus.ACTIVE:
         slow.append(_ACTIVE)
     for found, probes in (
@@ -198,17 +200,32 @@ def hold_list(
     return FoundPage(holds_with_postings(ledger_id=ledger_id, holds=holds), after=after)
 
 
+def _posting_conditions(filters: HoldFilters, parameters: dict[str, Any]) -> list[str]:
+    """What one posting of the hold must meet."""
+    tests = amount_conditions(filters.amounts, parameters, of="p")
+    if filters.currency is not None:
+        parameters["currency"] = filters.currency
+        tests.append("p.currency = %(currency)s")
+    if filters.account_id is not None:
+        parameters["account_id"] = filters.account_id
+        tests.append(_OF_ACCOUNT)
+    return [_OF_POSTING.format(tests=" AND ".join(tests))] if tests else []
+
+
 _TABLE = "ledger_hold"
 _STATUS_TESTS: Mapping[str, str] = {
     HoldStatus.ACTIVE: "r.status = 'active' AND r.expires_at > statement_timestamp()",
     HoldStatus.EXPIRED: "(r.status = 'expired' OR (r.status = 'active'"
     " AND r.expires_at <= statement_timestamp()))",
 }
-_OF_ACCOUNT = """
+_OF_POSTING = """
 EXISTS (SELECT FROM ledger_hold_posting p
-    WHERE p.ledger_id = %(ledger_id)s AND p.hold_id = r.id
-        AND (p.from_account_id IS NOT DISTINCT FROM %(account_id)s
-            OR p.to_account_id IS NOT DISTINCT FROM %(account_id)s) OFFSET 0)
+    WHERE p.ledger_id = %(ledger_id)s AND p.hold_id = r.id AND {tests} OFFSET 0)
+"""
+# Not an equality: the account may have any number of postings, the hold has few.
+_OF_ACCOUNT = """
+(p.from_account_id IS NOT DISTINCT FROM %(account_id)s
+    OR p.to_account_id IS NOT DISTINCT FROM %(account_id)s)
 """
 # In the index's order, so that PostgreSQL has nothing cheaper than the index.
 _ACTIVE = """

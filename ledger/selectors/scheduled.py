@@ -1,6 +1,5 @@
 """Reading scheduled transfers, and which of them are due."""
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,6 +17,7 @@ from ledger.selectors.finding import (
     Key,
     Metadata,
     Range,
+    amount_conditions,
     equal_conditions,
     find,
     metadata_parts,
@@ -70,7 +70,8 @@ def scheduled_missing(scheduled_id: object) -> ProblemError:
 class ScheduledFilters:
     """Which scheduled transfers are looked for; ``None`` means any.
 
-    ``account_id`` is in any of the postings. See ``docs/finding.md``.
+    One posting must meet ``account_id`` and ``amounts`` (the least and the greatest, in
+    minor units) together. See ``docs/finding.md``.
     """
 
     key_type: ClassVar[type[UUID]] = UUID
@@ -79,6 +80,7 @@ class ScheduledFilters:
     reference_prefix: str | None = None
     status: str | None = None
     account_id: UUID | None = None
+    amounts: tuple[int | None, int | None] = (None, None)
     created: Range = ANY_TIME
     due: Range = ANY_TIME
     metadata: Metadata = ()
@@ -106,17 +108,12 @@ def scheduled_list(
         ),
         *range_conditions("r.created_at", "created", filters.created, parameters),
         *range_conditions("r.due_at", "due", filters.due, parameters),
+        *_posting_conditions(filters, parameters),
     ]
     quick: list[str] = []
     slow: list[str] = []
     if filters.reference is not None:
         quick.append(EQUAL_PROBE.format(table=_TABLE, column="reference"))
-    if filters.account_id is not None:
-        sides = ("from_account_id", "to_account_id")
-        conditions.append("r.postings @> ANY (%(of_account)s::jsonb[])")
-        parameters["of_account"] = [
-            json.dumps([{side: str(filters.account_id)}]) for side in sides
-        ]
     if filters.status == ScheduledStatus.SCHEDULED:
         slow.append(_WAITING)
     for found, probes in (
@@ -142,7 +139,23 @@ def scheduled_list(
     return FoundPage(list(rows.order_by("-id")), after=after)
 
 
+def _posting_conditions(
+    filters: ScheduledFilters, parameters: dict[str, Any]
+) -> list[str]:
+    """What one posting must meet."""
+    tests = amount_conditions(filters.amounts, parameters, of="p")
+    if filters.account_id is not None:
+        parameters["account_id"] = filters.account_id
+        tests.append("%(account_id)s IN (p.from_account_id, p.to_account_id)")
+    return [_OF_POSTING.format(tests=" AND ".join(tests))] if tests else []
+
+
 _TABLE = "ledger_scheduled_transfer"
+_OF_POSTING = """
+EXISTS (SELECT FROM jsonb_to_recordset(r.postings) AS p (
+        from_account_id uuid, to_account_id uuid, amount bigint)
+    WHERE {tests})
+"""
 # In the index's order, so that PostgreSQL has nothing cheaper than the index.
 _WAITING = """
     SELECT s.id FROM ledger_scheduled_transfer s

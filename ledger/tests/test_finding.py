@@ -397,6 +397,10 @@ def test_holds_are_found_by_every_filter(books):
             lambda h: h.row.expires_at < middle.expires_at,
         ),
         (H(metadata=(("n", "1"),)), lambda h: h.row.metadata.get("n") == 1),
+        (H(amounts=(12, 12)), lambda h: h.postings[0].amount == 12),
+        (H(amounts=(None, 11)), lambda h: h.postings[0].amount <= 11),
+        (H(currency="USD", amounts=(13, None)), lambda h: h.postings[0].amount >= 13),
+        (H(currency="EUR"), lambda h: False),
     ]
 
     for filters, test in cases:
@@ -445,6 +449,29 @@ def test_holds_of_an_account_are_found_whatever_became_of_its_posting(books):
             assert ids(found) == wanted, (account.reference, status)
 
 
+def test_one_posting_of_a_hold_meets_the_account_and_the_amount(books):
+    a, b, c = books.accounts[:3]
+    placed = hold_place(
+        ledger_id=books.ledger.id,
+        request=HoldRequest(
+            (PostingRequest(a.id, b.id, 10), PostingRequest(b.id, c.id, 20))
+        ),
+        actor=ACTOR,
+        now=now(),
+    )
+    assert isinstance(placed, HoldView)
+    schedule(books, 1)
+
+    for account, amount, count in ((a, 10, 1), (c, 20, 1), (a, 20, 0), (c, 10, 0)):
+        filters = HoldFilters(account_id=account.id, amounts=(amount, amount))
+        found = walk(hold_list, filters, ledger_id=books.ledger.id)
+        assert len(found) == count, (account.reference, amount)
+    for account, amount, count in ((b, 1, 1), (c, 2, 1), (b, 2, 0)):
+        wanted = ScheduledFilters(account_id=account.id, amounts=(amount, amount))
+        found = walk(scheduled_list, wanted, ledger_id=books.ledger.id)
+        assert len(found) == count, (account.reference, amount)
+
+
 def schedule(books: Books, n: int) -> ScheduledTransfer:
     a, b, c = ((books.accounts[(n + k) % 4]).id for k in range(3))
     row = scheduled_create(
@@ -488,6 +515,9 @@ def test_scheduled_transfers_are_found_by_every_filter(books):
             lambda s: str(account) in str(s.postings) and s.status == "scheduled",
         ),
         (S(account_id=new_id()), lambda s: False),
+        (S(amounts=(2, 2)), lambda s: any(p["amount"] == 2 for p in s.postings)),
+        (S(amounts=(None, 1)), lambda s: True),
+        (S(amounts=(3, None)), lambda s: False),
         (S(due=(some.due_at, None)), lambda s: s.due_at >= some.due_at),
         (S(due=(None, some.due_at)), lambda s: s.due_at < some.due_at),
         (

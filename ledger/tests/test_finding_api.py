@@ -92,6 +92,8 @@ def walk(api: Api, path: str, **parameters: Any) -> list[dict[str, Any]]:
         ("transfers", f"amount={MAX_AMOUNT + 1}", {"amount": "not_an_amount"}),
         ("transfers", "amount=5&amount_min=5", {"amount": "two_forms"}),
         ("transfers", "amount_min=6&amount_max=5", {"amount_max": "empty_range"}),
+        ("holds", "amount_min=6&amount_max=5", {"amount_max": "empty_range"}),
+        ("scheduled-transfers", "amount=1.5", {"amount": "not_an_amount"}),
         ("transfers", "created_from=2026-01-01", {"created_from": "not_an_instant"}),
         (
             "transfers",

@@ -312,6 +312,7 @@ def test_every_page_of_accounts_and_of_holds_is_bounded(books):
         (hold_list, HoldFilters(metadata=(("rare", "1"),))),
         (hold_list, HoldFilters(account_id=books.hub.id)),
         (hold_list, HoldFilters(status="active", account_id=books.hub.id)),
+        (hold_list, HoldFilters(currency="EUR", amounts=(7, None))),
     ):
         _, buffers = cost_of_page(
             lambda list_rows=list_rows, filters=filters: list_rows(
@@ -362,6 +363,7 @@ def planned(big_books: BigBooks) -> BigBooks:
         ({"status": "scheduled"}, 5, False),
         ({"status": "posted"}, 0, True),
         ({"account_id": UUID(int=0)}, 0, True),
+        ({"amounts": (7, 9)}, 0, True),
         ({"metadata": (("n", "7"),)}, 1, False),
         ({"due": (None, datetime(2020, 1, 1, tzinfo=UTC))}, 0, True),
     ],
