@@ -1,13 +1,16 @@
 """Everything the ledger can do, in any order, against a model of a few lines.
 
-After every step the balances, the reserved amounts and the holds are the model's, and
-the audit finds the books sound.
+Whatever moves or reserves money is tried first, as a dry run, and then done. After
+every step the balances, the reserved amounts and the holds are the model's, and the
+audit finds the books sound; statements, balances of the past and lists are the model's
+whenever somebody asks for them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,10 +26,13 @@ from hypothesis.stateful import (
 )
 
 from ledger.audit import audit_run
-from ledger.enums import Permission, ReversalReason
+from ledger.enums import Direction, HoldStatus, Permission, ReversalReason
 from ledger.models import Account, Ledger
 from ledger.selectors.accounts import account_get
-from ledger.selectors.holds import HoldView, hold_get
+from ledger.selectors.as_of import balance_as_of, clock_read
+from ledger.selectors.holds import HoldFilters, HoldView, hold_get, hold_list
+from ledger.selectors.scheduled import scheduled_get
+from ledger.selectors.statements import statement_all_lines, statement_get
 from ledger.selectors.transfers import transfer_get
 from ledger.services.account_status import (
     account_close,
@@ -37,12 +43,19 @@ from ledger.services.batches import batch_post
 from ledger.services.holds import hold_place, holds_expire
 from ledger.services.periods import period_close, period_reopen
 from ledger.services.reversals import ReversalRequest, transfer_reverse
+from ledger.services.scheduled import (
+    ScheduleRequest,
+    scheduled_cancel,
+    scheduled_create,
+    scheduled_post,
+)
 from ledger.tests.factories import ACTOR, AccountFactory, LedgerFactory, post
 from ledger.tests.holds import capture, extend, lapse, void
 from ledger.types import HoldRequest, PostedTransfer, PostingRequest, TransferRequest
 from payflow.actors import Actor
 from payflow.clock import now
 from payflow.errors import Problem
+from payflow.execution import Rendered, execute
 
 pytestmark = pytest.mark.django_db
 
@@ -55,9 +68,21 @@ STARTS: list[tuple[int, int | None, str]] = [
     (0, 0, "liability"),
 ]
 OVER_CAPTURE_BASIS_POINTS = 1_000
+#: What is closed ended so many days ago.
+DAYS_OPEN = 30
 BOSS = Actor("boss", permissions=frozenset(Permission.values))
 
 Move = tuple[int, int, int]
+T = TypeVar("T")
+
+
+class Line(NamedTuple):
+    """One side of a move, as its account's statement shows it."""
+
+    direction: str
+    amount: int
+    balance: int
+    days_ago: int = 0
 
 
 @dataclass
@@ -81,6 +106,7 @@ class HeldPosting:
 class ModelHold:
     postings: list[HeldPosting]
     status: str = "active"
+    id: UUID | None = None
 
 
 @dataclass
@@ -93,11 +119,18 @@ class ModelTransfer:
         return self.postings[index][2] - self.reversed.get(index, 0)
 
 
+@dataclass
+class ModelSchedule:
+    moves: list[Move]
+    status: str = "scheduled"
+
+
 class Model:
     """The books as lists of numbers. Index ``len(STARTS)`` stands for receivables."""
 
     def __init__(self) -> None:
         self.posted = [start for start, _, _ in STARTS] + [0]
+        self.lines: list[list[Line]] = [[] for _ in self.posted]
         self.floors = [floor for _, floor, _ in STARTS] + [0]
         self.is_asset = [kind == "asset" for _, _, kind in STARTS] + [True]
         self.status = ["open"] * len(self.posted)
@@ -148,31 +181,47 @@ class Model:
         self.status[index] = "closed"
         return "done"
 
-    def move(self, moves: Iterable[Move]) -> None:
+    def move(self, moves: Iterable[Move], *, days_ago: int = 0) -> None:
         for source, target, amount in moves:
             self.posted[source] += amount if self.is_asset[source] else -amount
             self.posted[target] += -amount if self.is_asset[target] else amount
+            for index, direction in ((source, "debit"), (target, "credit")):
+                line = Line(direction, amount, self.posted[index], days_ago)
+                self.lines[index].append(line)
+
+    def moved(self) -> tuple[list[int], list[list[Line]]]:
+        """What has moved so far; put it back to undo what moves from here on."""
+        return list(self.posted), [list(lines) for lines in self.lines]
+
+    def balance(self, index: int, *, days_ago: int) -> int:
+        """What an account had then, by what is known now."""
+        total = 0
+        for line in self.lines[index]:
+            if line.days_ago > days_ago:
+                raises = (line.direction == "debit") == self.is_asset[index]
+                total += line.amount if raises else -line.amount
+        return total
 
     def attempt(self, change: Any) -> bool:
         """Makes the change unless an account that falls ends below its floor."""
-        before, kept = self.available(), list(self.posted)
+        before, kept = self.available(), self.moved()
         undo = change()
         after = self.available()
         for index, floor in enumerate(self.floors):
             if floor is not None and after[index] < min(before[index], floor):
-                self.posted = kept
+                self.posted, self.lines = kept
                 undo()
                 return False
         return True
 
-    def transfer(self, moves: list[Move], *, is_backdated: bool = False) -> str:
+    def transfer(self, moves: list[Move], *, days_ago: int = 0) -> str:
         if refused := self.forbidden(moves):
             return refused
-        if is_backdated and self.is_closed:
+        if days_ago > DAYS_OPEN and self.is_closed:
             return "period_closed"
 
         def change() -> Any:
-            self.move(moves)
+            self.move(moves, days_ago=days_ago)
             return lambda: None
 
         return "done" if self.attempt(change) else "insufficient_funds"
@@ -313,6 +362,7 @@ class BooksMachine(RuleBasedStateMachine):
 
     transfers: Bundle[Any] = Bundle("transfers")
     holds: Bundle[Any] = Bundle("holds")
+    schedules: Bundle[Any] = Bundle("schedules")
 
     @initialize()
     def make_books(self) -> None:
@@ -327,6 +377,22 @@ class BooksMachine(RuleBasedStateMachine):
             for start, floor, kind in STARTS
         ]
         self.model = Model()
+        self.started_at = clock_read()
+
+    def done(self, command: Callable[[], T]) -> T:
+        """The outcome of a command that was tried before, with the same outcome."""
+        tried: list[T] = []
+
+        def attempt() -> None:
+            tried.append(command())
+
+        execute(attempt, lambda _: Rendered(200, b""), dry_run=True)
+        outcome = command()
+        assert code(tried[0]) == code(outcome)
+        if isinstance(outcome, PostedTransfer):
+            assert isinstance(tried[0], PostedTransfer)
+            assert tried[0].balances == outcome.balances
+        return outcome
 
     def postings(self, moves: list[Move]) -> tuple[PostingRequest, ...]:
         return tuple(
@@ -336,12 +402,10 @@ class BooksMachine(RuleBasedStateMachine):
 
     @rule(target=transfers, moves=MOVES, days_ago=st.sampled_from([0, 0, 0, 2, 40]))
     def transfer(self, moves: list[Move], days_ago: int) -> Any:
-        expected = self.model.transfer(moves, is_backdated=days_ago > 30)
+        expected = self.model.transfer(moves, days_ago=days_ago)
         effective_at = now() - timedelta(days=days_ago) if days_ago else None
-        (outcome,) = post(
-            TransferRequest(self.postings(moves), effective_at=effective_at),
-            ledger=self.ledger,
-        )
+        request = TransferRequest(self.postings(moves), effective_at=effective_at)
+        outcome = self.done(lambda: post(request, ledger=self.ledger)[0])
         assert code(outcome) == expected
         return self.kept(outcome, moves)
 
@@ -356,17 +420,19 @@ class BooksMachine(RuleBasedStateMachine):
         is_atomic=st.booleans(),
     )
     def batch(self, items: list[list[Move]], is_atomic: bool) -> Any:
-        before = list(self.model.posted)
+        before = self.model.moved()
         expected = [self.model.transfer(moves) for moves in items]
         if is_atomic and set(expected) != {"done"}:
-            self.model.posted = before
-        outcome = batch_post(
-            ledger_id=self.ledger.id,
-            requests=[TransferRequest(self.postings(moves)) for moves in items],
-            is_atomic=is_atomic,
-            decided={},
-            actor=ACTOR,
-            now=now(),
+            self.model.posted, self.model.lines = before
+        outcome = self.done(
+            lambda: batch_post(
+                ledger_id=self.ledger.id,
+                requests=[TransferRequest(self.postings(moves)) for moves in items],
+                is_atomic=is_atomic,
+                decided={},
+                actor=ACTOR,
+                now=now(),
+            )
         )
         if isinstance(outcome, list):
             assert [code(one) for one in outcome] == expected
@@ -384,14 +450,17 @@ class BooksMachine(RuleBasedStateMachine):
     @rule(target=holds, moves=MOVES)
     def place(self, moves: list[Move]) -> Any:
         expected = self.model.place(moves)
-        outcome = hold_place(
-            ledger_id=self.ledger.id,
-            request=HoldRequest(self.postings(moves)),
-            actor=ACTOR,
-            now=now(),
+        outcome = self.done(
+            lambda: hold_place(
+                ledger_id=self.ledger.id,
+                request=HoldRequest(self.postings(moves)),
+                actor=ACTOR,
+                now=now(),
+            )
         )
         assert code(outcome) == expected
         if isinstance(outcome, HoldView):
+            self.model.holds[-1].id = outcome.id
             return (outcome, self.model.holds[-1])
         return multiple()
 
@@ -412,11 +481,9 @@ class BooksMachine(RuleBasedStateMachine):
         expected, moves = self.model.capture(
             model, amounts, is_final=is_final, may_capture_frozen=actor is BOSS
         )
-        outcome = capture(
-            hold,
-            None if amount is None else {index + 1: amount},
-            is_final=is_final,
-            actor=actor,
+        parts = None if amount is None else {index + 1: amount}
+        outcome = self.done(
+            lambda: capture(hold, parts, is_final=is_final, actor=actor)
         )
         assert code(outcome) == expected
         return self.kept(outcome, moves)
@@ -457,22 +524,65 @@ class BooksMachine(RuleBasedStateMachine):
         index = number % len(model.postings)
         part = None if amount is None else (index, amount)
         expected = self.model.reverse(model, part, is_forced=is_forced)
-        outcome = transfer_reverse(
-            ledger_id=self.ledger.id,
-            request=ReversalRequest(
-                transfer.id,
-                ReversalReason.OTHER,
-                parts=None if amount is None else {index + 1: amount},
-                is_forced=is_forced,
-            ),
-            actor=BOSS,
-            now=now(),
+        request = ReversalRequest(
+            transfer.id,
+            ReversalReason.OTHER,
+            parts=None if amount is None else {index + 1: amount},
+            is_forced=is_forced,
+        )
+        outcome = self.done(
+            lambda: transfer_reverse(
+                ledger_id=self.ledger.id, request=request, actor=BOSS, now=now()
+            )
         )
         assert code(outcome) == expected
         found = transfer_get(ledger_id=self.ledger.id, transfer_id=transfer.id)
         assert [p.amount_reversible for p in found.postings] == [
             model.left(i) for i in range(len(model.postings))
         ]
+
+    @rule(target=schedules, moves=MOVES)
+    def schedule(self, moves: list[Move]) -> Any:
+        """An hour ago, for half an hour ago."""
+        long_ago = now() - timedelta(hours=1)
+        request = ScheduleRequest(
+            self.postings(moves), due_at=long_ago + timedelta(minutes=30)
+        )
+        row = scheduled_create(
+            ledger_id=self.ledger.id, request=request, actor=ACTOR, now=long_ago
+        )
+        assert code(row) == "done"
+        return (request.id, ModelSchedule(moves))
+
+    @rule(target=transfers, pair=schedules)
+    def post_scheduled(self, pair: Any) -> Any:
+        scheduled_id, model = pair
+        expected = None
+        if is_waiting := model.status == "scheduled":
+            expected = self.model.transfer(model.moves)
+            model.status = "posted" if expected == "done" else "refused"
+        status = scheduled_post(ledger_id=self.ledger.id, scheduled_id=scheduled_id)
+        assert status == (model.status if is_waiting else None)
+        row = scheduled_get(ledger_id=self.ledger.id, scheduled_id=scheduled_id)
+        assert row.status == model.status
+        if is_waiting and row.transfer_id is not None:
+            found = transfer_get(ledger_id=self.ledger.id, transfer_id=row.transfer_id)
+            return self.kept(found, model.moves)
+        if is_waiting:
+            assert row.last_problem["code"] == expected
+        return multiple()
+
+    @rule(pair=schedules)
+    def cancel_scheduled(self, pair: Any) -> None:
+        scheduled_id, model = pair
+        outcome = scheduled_cancel(
+            ledger_id=self.ledger.id, scheduled_id=scheduled_id, reason="", actor=ACTOR
+        )
+        if model.status == "scheduled":
+            model.status = "cancelled"
+            assert code(outcome) == "done"
+        else:
+            assert code(outcome) == "scheduled_not_pending"
 
     @rule(index=ACCOUNTS, status=st.sampled_from(["open", "frozen_out", "frozen"]))
     def freeze(self, index: int, status: str) -> None:
@@ -510,7 +620,9 @@ class BooksMachine(RuleBasedStateMachine):
         self.model.is_closed = is_closed
         outcome = (
             period_close(
-                ledger_id=self.ledger.id, end=now() - timedelta(days=30), actor=BOSS
+                ledger_id=self.ledger.id,
+                end=now() - timedelta(days=DAYS_OPEN),
+                actor=BOSS,
             )
             if is_closed
             else period_reopen(
@@ -518,6 +630,45 @@ class BooksMachine(RuleBasedStateMachine):
             )
         )
         assert code(outcome) == "done"
+
+    @rule(index=ACCOUNTS)
+    def read_statement(self, index: int) -> None:
+        found = statement_get(
+            ledger_id=self.ledger.id,
+            account_id=self.accounts[index].id,
+            start=self.started_at,
+        )
+        lines = [
+            (Direction(line.direction), line.amount, line.balance)
+            for line in statement_all_lines(statement=found)
+        ]
+        assert lines == [line[:3] for line in self.model.lines[index]]
+        assert found.opening_balance == STARTS[index][0]
+        assert found.closing_balance == self.model.posted[index]
+
+    @rule(index=ACCOUNTS, days_ago=st.sampled_from([1, 10]))
+    def read_past_balance(self, index: int, days_ago: int) -> None:
+        found = balance_as_of(
+            ledger_id=self.ledger.id,
+            account_id=self.accounts[index].id,
+            at=now() - timedelta(days=days_ago),
+        )
+        assert found.posted == self.model.balance(index, days_ago=days_ago)
+
+    @rule(index=ACCOUNTS, status=st.none() | st.sampled_from(HoldStatus.values))
+    def find_holds(self, index: int, status: str | None) -> None:
+        found = hold_list(
+            ledger_id=self.ledger.id,
+            limit=200,
+            before=None,
+            filters=HoldFilters(account_id=self.accounts[index].id, status=status),
+        )
+        assert [hold.id for hold in found] == [
+            hold.id
+            for hold in reversed(self.model.holds)
+            if status in (None, hold.status)
+            and any(index in (p.source, p.target) for p in hold.postings)
+        ]
 
     @invariant()
     def the_books_are_the_models(self) -> None:
