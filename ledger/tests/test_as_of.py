@@ -21,6 +21,7 @@ from ledger.selectors.as_of import (
     clock_read,
     totals_as_of,
 )
+from ledger.selectors.statements import Statement, statement_get
 from ledger.tests.factories import (
     AccountFactory,
     LedgerFactory,
@@ -317,6 +318,39 @@ def test_the_default_instant_is_one_whose_answer_stays(committed_db):
 
     assert results == [again] == [40]
     assert later > seen[0].as_recorded_at
+
+
+def test_a_statement_waits_for_a_transfer_in_flight_and_stays(committed_db):
+    with transaction_owner():
+        ledger = LedgerFactory()
+        source, target = wide_open(ledger), wide_open(ledger)
+        start = clock_read()
+    seen: list[Statement] = []
+
+    def statement(as_recorded_at: datetime | None = None) -> Statement:
+        return statement_get(
+            ledger_id=ledger.id,
+            account_id=target.id,
+            start=start,
+            as_recorded_at=as_recorded_at,
+        )
+
+    def read() -> int:
+        seen.append(statement())
+        return seen[0].closing_balance
+
+    with poster_in_flight(source, target) as (_, release):
+        thread, results = in_thread(read)
+        wait_for_blocked_reader()
+        release.set()
+        thread.join(30)
+    with transaction_owner():
+        send(source, target, 1)
+    with transaction_owner():
+        again = statement(seen[0].as_recorded_at)
+
+    assert results == [40]
+    assert (again.closing, again.line_count) == (seen[0].closing, 1)
 
 
 def test_a_reader_of_the_final_past_waits_for_nobody(committed_db):

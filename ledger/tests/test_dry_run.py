@@ -1,5 +1,8 @@
 """Dry runs: the answer of a request of which nothing is kept."""
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -7,7 +10,7 @@ import pytest
 import redis
 from django.apps import apps
 from django.conf import settings
-from django.db import transaction
+from django.db import connections, transaction
 
 from idempotency.models import IdempotencyKey
 from ledger.tests.factories import (
@@ -18,6 +21,7 @@ from ledger.tests.factories import (
     move,
 )
 from ledger.tests.test_api import Api, field_codes, problem
+from ledger.tests.test_as_of import wait_for_blocked_reader
 from payflow.db import transaction_owner
 from payflow.errors import Problem
 from payflow.execution import Rendered, execute
@@ -272,6 +276,41 @@ def test_that_a_dry_run_leaves_no_lock_no_row_and_no_hook(committed_db):
     # The connection goes on in earnest.
     assert execute(command, rendered).body == b"70"
     assert hooks == ["ran"]
+
+
+def test_that_a_transfer_that_waits_for_a_dry_run_finds_nothing_of_it(committed_db):
+    with transaction_owner():
+        ledger = LedgerFactory()
+        source = AccountFactory(ledger=ledger, balance=100)
+        target = AccountFactory(ledger=ledger)
+    tried, release = threading.Event(), threading.Event()
+
+    def send() -> str:
+        return type(move(source, target, 100)).__name__
+
+    def send_and_wait() -> str:
+        outcome = send()
+        tried.set()
+        assert release.wait(30)
+        return outcome
+
+    def run(command: Callable[[], str], *, dry_run: bool) -> bytes:
+        try:
+            return execute(command, rendered, dry_run=dry_run).body
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(2) as pool:
+        dry = pool.submit(run, send_and_wait, dry_run=True)
+        assert tried.wait(30)
+        earnest = pool.submit(run, send, dry_run=False)
+        wait_for_blocked_reader()
+        release.set()
+
+    # The money is there for both: what was tried was taken back first.
+    assert (dry.result(), earnest.result()) == (b"PostedTransfer", b"PostedTransfer")
+    assert (fresh(source).posted, fresh(target).posted) == (0, 100)
+    assert fresh(target).version == 1
 
 
 def test_that_a_refusal_in_a_dry_run_rolls_back_too(committed_db):
