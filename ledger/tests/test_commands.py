@@ -424,6 +424,14 @@ def test_create_ledger_says_what_is_wrong(
         command("create_ledger", *arguments)
 
 
+def test_create_ledger_prints_the_ledger_as_set_ledger_does(db: None) -> None:
+    made = json.loads(command("create_ledger", "acme", "--name", "Acme", "--json"))
+    changed = json.loads(command("set_ledger", "acme", "--name", "Acme", "--json"))
+
+    assert (made["ledger"], made["time_zone"]) == ("acme", "UTC")
+    assert made == changed
+
+
 def test_create_ledger_refuses_a_taken_slug(ledger: Ledger) -> None:
     with pytest.raises(CommandError, match="already"):
         command("create_ledger", ledger.slug, "--name", "x")

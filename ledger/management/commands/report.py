@@ -70,17 +70,27 @@ class Command(LedgerCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Declares the options."""
         parser.add_argument(
-            "report", choices=("trial-balance", "balance-sheet", "income-statement")
+            "report",
+            choices=("trial-balance", "balance-sheet", "income-statement"),
+            help="which one; see above",
         )
-        parser.add_argument("--ledger", required=True, metavar="SLUG")
         parser.add_argument(
-            "--at", metavar="TIME", help="of what time the balances are"
+            "--ledger", required=True, metavar="SLUG", help="the ledger that it is of"
         )
-        parser.add_argument("--from", metavar="TIME", help="the period's beginning")
         parser.add_argument(
-            "--to", metavar="TIME", help="the period's last day, or end"
+            "--at", metavar="TIME", help="of what time the balances are (default: now)"
         )
-        parser.add_argument("--as-recorded-at", metavar="TIME")
+        parser.add_argument(
+            "--from",
+            metavar="TIME",
+            help="the period's beginning; for income-statement",
+        )
+        parser.add_argument(
+            "--to", metavar="TIME", help="the period's last day, or end (default: now)"
+        )
+        parser.add_argument(
+            "--as-recorded-at", metavar="TIME", help="leave out what was recorded later"
+        )
         parser.add_argument("--currency", metavar="CODE", help="only this one")
         parser.add_argument(
             "--accounts", action="store_true", help="each account; for trial-balance"

@@ -8,6 +8,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from ledger.management.base import LedgerCommand
+from ledger.management.ledgers import ledger_json
 from ledger.models import Ledger
 from ledger.selectors.ledgers import (
     DEFAULT_LIFETIME,
@@ -116,19 +117,10 @@ class Command(LedgerCommand):
                 return ledger_update(slug=options["slug"], changes=changes, actor=ACTOR)
 
         ledger = retry_on_conflict(update)
-        settings = hold_settings_of(ledger)
         if options["json"]:
-            self.say(
-                json.dumps(
-                    {
-                        "ledger": ledger.slug,
-                        "name": ledger.name,
-                        "time_zone": ledger.time_zone,
-                        **settings.as_json(),
-                    }
-                )
-            )
+            self.say(json.dumps(ledger_json(ledger)))
             return
+        settings = hold_settings_of(ledger)
         self.say(
             f"Ledger {ledger.slug}: name {ledger.name!r}, time zone {ledger.time_zone}."
         )

@@ -53,7 +53,9 @@ class Command(LedgerCommand):
         parser.add_argument(
             "account", metavar="ACCOUNT", help="the account's id or reference"
         )
-        parser.add_argument("--ledger", required=True, metavar="SLUG")
+        parser.add_argument(
+            "--ledger", required=True, metavar="SLUG", help="the ledger that it is in"
+        )
         parser.add_argument(
             "--from", required=True, metavar="TIME", help="the period's beginning"
         )
