@@ -20,6 +20,7 @@ from ledger.services.posting import MAX_BATCH_POSTINGS, MAX_TRANSFERS
 from ledger.types import PostedTransfer, TransferRequest
 from payflow.api.problems import STORED_REFUSAL_STATUSES
 from payflow.api.rendering import (
+    JsonItems,
     problem_document,
     render_item_problem,
     render_problem,
@@ -99,27 +100,32 @@ class TransferBatchView(ApiView):
         outcomes: Sequence[PostedTransfer | Problem | None],
         earlier: Earlier,
     ) -> Rendered:
-        items = [
-            self._render_item(outcome, earlier.get(index))
-            for index, outcome in enumerate(giving_way(outcomes))
-        ]
-        texts = [_text(item, is_atomic=batch.is_atomic) for item in items]
-        atomic = b"true" if batch.is_atomic else b"false"
-        dry_run = b',"dry_run":true' if self.is_dry_run else b""
-        return Rendered(
-            status=201 if batch.is_atomic and not self.is_dry_run else 200,
-            body=b'{"atomic":%b%b,"data":[%b]}' % (atomic, dry_run, b",".join(texts)),
-            headers={"Content-Type": "application/json"},
-            resource_type="batch",
-            items={
-                wanted.idempotency_key: item
-                for index, (wanted, item) in enumerate(
-                    zip(batch.requests, items, strict=True)
-                )
-                if wanted.idempotency_key is not None
+        is_dry_run = self.is_dry_run
+        data = JsonItems()
+        items: dict[str, Rendered] = {}
+        for index, outcome in enumerate(giving_way(outcomes)):
+            key = batch.requests[index].idempotency_key
+            if key is None and isinstance(outcome, PostedTransfer) and not is_dry_run:
+                # Nothing is stored of it, so it needs no response of its own.
+                made = transfer_json(outcome)
+                data.add(made if batch.is_atomic else {"status": 201, "transfer": made})
+                continue
+            item = self._render_item(outcome, earlier.get(index))
+            data.add_text(_text(item, is_atomic=batch.is_atomic))
+            if (
+                key is not None
                 and index not in earlier
                 and (item.status < 300 or item.status in STORED_REFUSAL_STATUSES)
-            },
+            ):
+                items[key] = item
+        atomic = b"true" if batch.is_atomic else b"false"
+        dry_run = b',"dry_run":true' if is_dry_run else b""
+        return Rendered(
+            status=201 if batch.is_atomic and not is_dry_run else 200,
+            body=b'{"atomic":%b%b,"data":[%b]}' % (atomic, dry_run, data.to_json()),
+            headers={"Content-Type": "application/json"},
+            resource_type="batch",
+            items=items,
         )
 
     def _render_item(

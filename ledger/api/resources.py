@@ -28,10 +28,9 @@ _SIMPLE_FORM = ("from_account_id", "to_account_id", "amount")
 
 def transfer_json(transfer: PostedTransfer) -> dict[str, Any]:
     """A transfer's resource. Amounts are integers of minor units, instants UTC."""
-    created_at = format_instant(transfer.created_at)
     return {
         "id": transfer.id,
-        "kind": str(transfer.kind),
+        "kind": transfer.kind,
         "postings": [
             {
                 "from_account_id": p.from_account_id,
@@ -52,12 +51,8 @@ def transfer_json(transfer: PostedTransfer) -> dict[str, Any]:
         "exchange_rate": (
             format_rate(transfer.exchange_rate) if transfer.exchange_rate else None
         ),
-        "effective_at": (
-            created_at
-            if transfer.effective_at is transfer.created_at
-            else format_instant(transfer.effective_at)
-        ),
-        "created_at": created_at,
+        "effective_at": format_instant(transfer.effective_at),
+        "created_at": format_instant(transfer.created_at),
         "balances": [
             {
                 "account_id": b.account_id,

@@ -18,6 +18,7 @@ from ledger.tests.factories import (
     fresh,
     move,
 )
+from payflow.api.parsing import MAX_DEPTH
 from payflow.api.problems import PROBLEMS
 from payflow.ids import new_id
 from payflow.money import MAX_AMOUNT
@@ -283,10 +284,13 @@ def test_errors_inside_postings_say_where(api):
         ('{"amount": 1} {}', "trailing_data"),
         ('{"description": "\\ud800"}', "lone_surrogate"),
         ('{"description": "\\u0000"}', "null_character"),
+        ('{"\\u0000": 1}', "null_character"),
+        ('{"metadata": {"a": ["\\udc00"]}}', "lone_surrogate"),
         (b'{"description": "\xff"}', "not_utf8"),
         ('{"amount": ' + "9" * 5000 + "}", "number_too_long"),
         ("[" * 100 + "]" * 100, "too_deep"),
         ("[" * 100_000, "too_deep"),
+        ('{"a":' * (MAX_DEPTH + 1) + "1" + "}" * (MAX_DEPTH + 1), "too_deep"),
         ("\ufeff{}", "syntax"),
     ],
 )

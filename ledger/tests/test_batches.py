@@ -23,6 +23,7 @@ from ledger.tests.test_api import Api, field_codes, problem
 from ledger.types import PostedTransfer, TransferRequest
 from outbox.models import OutboxTask
 from outbox.wakeup import wake_dispatcher
+from payflow.api.rendering import ENCODED_AT_ONCE
 from payflow.clock import now
 from payflow.errors import Problem
 from payflow.ids import new_id
@@ -325,6 +326,26 @@ def test_each_item_has_its_own_outcome_when_the_batch_is_not_atomic(books):
     assert books.row("good").status == 201
     assert books.row("poor").status == 422
     assert books.row("lost") is None
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_the_items_of_a_long_answer_are_in_order(books, atomic):
+    # With keys here and there, for an item with one is encoded by itself.
+    keys = {0: {"idempotency_key": "k0"}, ENCODED_AT_ONCE: {"idempotency_key": "k1"}}
+    items = [
+        books.item(1, reference=f"r{n}", **keys.get(n, {}))
+        for n in range(2 * ENCODED_AT_ONCE + 5)
+    ]
+
+    data = books.batch(*items, atomic=atomic, key="long").json()["data"]
+
+    transfers = data if atomic else [item["transfer"] for item in data]
+    assert [t["reference"] for t in transfers] == [i["reference"] for i in items]
+    single = {k: v for k, v in items[ENCODED_AT_ONCE].items() if k != "idempotency_key"}
+    replayed = books.send("/v1/transfers", single, key="k1")
+    assert replayed.json() == transfers[ENCODED_AT_ONCE]
+    other = transfers[ENCODED_AT_ONCE + 1]
+    assert books.get(f"/v1/transfers/{other['id']}").json() == other
 
 
 def test_a_single_request_replays_an_item_byte_for_byte(books):

@@ -5,6 +5,7 @@ to the implementation. Money does not.
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from django.conf import settings
@@ -95,25 +96,34 @@ def parse_strict_json(body: bytes) -> Any:
         _fail("too_deep", f"The JSON is nested deeper than {MAX_DEPTH} levels.")
     if text[end:].strip(" \t\r\n"):
         _fail("trailing_data", "There is more data after the JSON value.")
-    _check_strings(value, depth=1)
+    # Only an escape can write them: the body is UTF-8 without control characters.
+    _check(value, depth=1, has_escapes="\\u" in text)
     return value
 
 
-def _check_strings(value: Any, *, depth: int) -> None:
+def _check(value: Any, *, depth: int, has_escapes: bool) -> None:
+    """Refuses deep nesting, and texts that PostgreSQL cannot store."""
     if depth > MAX_DEPTH:
         _fail("too_deep", f"The JSON is nested deeper than {MAX_DEPTH} levels.")
-    if isinstance(value, str):
-        if "\x00" in value:
-            _fail("null_character", "A text contains U+0000, which cannot be stored.")
-        if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-            _fail("lone_surrogate", "A text contains half of a surrogate pair.")
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            _check_strings(name, depth=depth)
-            _check_strings(item, depth=depth + 1)
+    items: Iterable[Any] = (value,)
+    if isinstance(value, dict):
+        items = value.values()
+        if has_escapes:
+            items = (*value, *items)
     elif isinstance(value, list):
-        for item in value:
-            _check_strings(item, depth=depth + 1)
+        items = value
+    for item in items:
+        if isinstance(item, dict | list):
+            _check(item, depth=depth + 1, has_escapes=has_escapes)
+        elif has_escapes and isinstance(item, str):
+            _check_text(item)
+
+
+def _check_text(text: str) -> None:
+    if "\x00" in text:
+        _fail("null_character", "A text contains U+0000, which cannot be stored.")
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        _fail("lone_surrogate", "A text contains half of a surrogate pair.")
 
 
 def _body_limit(request: HttpRequest) -> int | None:

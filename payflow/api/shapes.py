@@ -47,6 +47,8 @@ class Shape:
         path: where it stands in the body, for messages: ``""`` or ``"postings[2]"``.
     """
 
+    __slots__ = ("_data", "_errors", "_known", "_path")
+
     def __init__(self, value: Any, *, path: str = "") -> None:
         self._path = path
         self._errors: list[FieldError] = []
@@ -73,16 +75,18 @@ class Shape:
         Raises:
             ProblemError: ``invalid_request``.
         """
-        for name in self._data:
-            if name not in self._known:
-                self.fail(name, "unknown_field", "This field is not known here.")
+        if len(self._known) != len(self._data):
+            for name in self._data:
+                if name not in self._known:
+                    self.fail(name, "unknown_field", "This field is not known here.")
         if self._errors:
             raise shape_errors(self._errors)
 
     def _take(self, name: str, *, required: bool) -> Any:
-        self._known.add(name)
         value = self._data.get(name, _MISSING)
-        if value is _MISSING and required:
+        if value is not _MISSING:
+            self._known.add(name)
+        elif required:
             self.fail(name, "missing", "This field is required.")
         return value
 
@@ -97,7 +101,7 @@ class Shape:
         return parsed
 
     def _integer(self, name: str, value: Any) -> int | None:
-        if isinstance(value, bool) or not isinstance(value, int):
+        if type(value) is not int:
             if isinstance(value, Float):
                 message = "An integer of minor units, without fraction or exponent."
             else:
@@ -268,12 +272,13 @@ class Shape:
         :data:`MAX_ERRORS`; items with errors are left out of the result.
         """
         results = []
+        path = self.path_of(name)
         items = self.objects(name, maximum=maximum, empty=empty)
         for index, item in enumerate(giving_way(items)):
             if len(self._errors) >= MAX_ERRORS:
                 break
             try:
-                shape = Shape(item, path=f"{self.path_of(name)}[{index}]")
+                shape = Shape(item, path=f"{path}[{index}]")
                 result = read(shape)
                 shape.finish()
             except ProblemError as error:
