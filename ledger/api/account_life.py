@@ -1,6 +1,7 @@
 """``/v1/accounts/{id}/freeze``, ``unfreeze``, ``close`` and ``history``."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from rest_framework.response import Response
 
 from ledger.api.accounts import LOCATION
 from ledger.api.authentication import actor_of
+from ledger.api.finding import read_change_filters
 from ledger.api.resources import account_json
 from ledger.api.views import ApiView, path_id
 from ledger.models import Account, Change
@@ -21,8 +23,6 @@ from ledger.services.account_status import (
     account_freeze,
     account_unfreeze,
 )
-from payflow.api.filters import PAGING
-from payflow.api.pagination import page, read_id_cursor, read_limit
 from payflow.api.shapes import Shape
 from payflow.clock import format_instant, now
 from payflow.errors import Problem
@@ -142,25 +142,17 @@ class AccountCloseView(_StatusView):
 class AccountHistoryView(ApiView):
     """``GET /v1/accounts/{id}/history``: who changed what of the account, and when."""
 
-    query_parameters = PAGING
+    query_parameters = None
 
     def get(self, request: Request, account_id: str) -> Response:
         """A page of changes, newest first."""
-        ledger_id = request.user.ledger_id
-        limit = read_limit(request.query_params)
-        before = read_id_cursor(request.query_params, kind="history")
         account = account_get(
-            ledger_id=ledger_id,
+            ledger_id=request.user.ledger_id,
             account_id=path_id(account_id, problem=account_missing(account_id)),
         )
-        rows, next_cursor = page(
-            account_changes(
-                ledger_id=ledger_id, account_id=account.id, limit=limit, before=before
-            ),
-            limit=limit,
+        return self.keyset_page(
+            partial(account_changes, account_id=account.id),
+            change_json,
             kind="history",
-            key="id",
-        )
-        return Response(
-            {"data": [change_json(row) for row in rows], "next_cursor": next_cursor}
+            read_filters=read_change_filters,
         )

@@ -10,6 +10,7 @@ from ledger.enums import (
 )
 from ledger.selectors.accounts import AccountFilters
 from ledger.selectors.entries import EntryFilters
+from ledger.selectors.history import ChangeFilters
 from ledger.selectors.holds import HoldFilters
 from ledger.selectors.scheduled import ScheduledFilters
 from ledger.selectors.transfers import TransferFilters
@@ -93,6 +94,11 @@ def read_scheduled_filters(query: ListQuery) -> ScheduledFilters:
         due=query.instants("due"),
         metadata=query.metadata_values(),
     )
+
+
+def read_change_filters(query: ListQuery) -> ChangeFilters:
+    """The filters of histories; the caller finishes the query."""
+    return ChangeFilters(created=query.instants("created"))
 
 
 def _reference(query: ListQuery, name: str) -> str | None:

@@ -7,6 +7,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ledger.api.authentication import actor_of
+from ledger.api.finding import read_change_filters
 from ledger.api.views import ApiView, render_json
 from ledger.days import Moment, day_parse
 from ledger.models import Change
@@ -18,8 +19,6 @@ from ledger.selectors.periods import (
     periods_get,
 )
 from ledger.services.periods import period_close, period_reopen
-from payflow.api.filters import PAGING
-from payflow.api.pagination import page, read_id_cursor, read_limit
 from payflow.api.rendering import render_problem
 from payflow.api.shapes import MAX_DESCRIPTION, Shape
 from payflow.clock import format_instant
@@ -57,26 +56,18 @@ def period_change_json(change: Change) -> dict[str, Any]:
 class PeriodsView(ApiView):
     """How far the ledger is closed, and its closings and reopenings, newest first."""
 
-    query_parameters = PAGING
+    query_parameters = None
 
     def get(self, request: Request) -> Response:
         """The state and a page of the history."""
-        ledger_id = request.user.ledger_id
-        limit = read_limit(request.query_params)
-        before = read_id_cursor(request.query_params, kind="periods")
-        rows, next_cursor = page(
-            period_changes(ledger_id=ledger_id, limit=limit, before=before),
-            limit=limit,
+        history = self.keyset_page(
+            period_changes,
+            period_change_json,
             kind="periods",
-            key="id",
+            read_filters=read_change_filters,
         )
-        return Response(
-            {
-                **periods_json(periods_get(ledger_id=ledger_id)),
-                "data": [period_change_json(row) for row in rows],
-                "next_cursor": next_cursor,
-            }
-        )
+        state = periods_json(periods_get(ledger_id=request.user.ledger_id))
+        return Response({**state, **history.data})
 
 
 class PeriodCloseView(ApiView):

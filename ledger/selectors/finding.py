@@ -215,13 +215,13 @@ def search_by_id(
             only for tables all of whose ids are made by the application.
         quick_probes, slow_probes: see :class:`Search`.
     """
-    start, end = id_range
+    first_id, end_id = ids_made_in(id_range)
     bounds = ["w.ledger_id = %(ledger_id)s"]
     if before is not None:
         bounds.append("w.id < %(before)s")
-    if start is not None:
+    if first_id is not None:
         bounds.append("w.id >= %(id_from)s")
-    if end is not None:
+    if end_id is not None:
         bounds.append("w.id < %(id_to)s")
     return Search(
         walked=f"FROM {table} w WHERE {' AND '.join(bounds)}",
@@ -236,8 +236,8 @@ def search_by_id(
             **parameters,
             "ledger_id": ledger_id,
             "before": before,
-            "id_from": start and _first_id(start, -ID_SLACK_MS),
-            "id_to": end and _first_id(end, ID_SLACK_MS + 1),
+            "id_from": first_id,
+            "id_to": end_id,
         },
     )
 
@@ -292,6 +292,15 @@ CROSS JOIN LATERAL (
     SELECT r.* FROM {table} r
     WHERE r.ledger_id = %(ledger_id)s AND r.id = {key} OFFSET 0) r
 """
+
+
+def ids_made_in(times: Range) -> tuple[UUID | None, UUID | None]:
+    """The ids of what was recorded in a range of time: the first, and the one after."""
+    start, end = times
+    return (
+        None if start is None else _first_id(start, -ID_SLACK_MS),
+        None if end is None else _first_id(end, ID_SLACK_MS + 1),
+    )
 
 
 def _first_id(instant: datetime, shift_ms: int) -> UUID:

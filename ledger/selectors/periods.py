@@ -7,6 +7,8 @@ from zoneinfo import ZoneInfo
 
 from ledger.days import day_end
 from ledger.models import Change, Ledger
+from ledger.selectors.finding import FoundPage, Key
+from ledger.selectors.history import ANY_CHANGE, ChangeFilters, changes_page
 
 #: The names under which the ledger's history has a closing, and a reopening's reason.
 CLOSED_BEFORE = "closed_before"
@@ -53,8 +55,14 @@ def periods_get(*, ledger_id: UUID) -> Periods:
     return periods_of(Ledger.objects.get(id=ledger_id))
 
 
-def period_changes(*, ledger_id: UUID, limit: int, before: UUID | None) -> list[Change]:
-    """Closings and reopenings, newest first, ``limit + 1`` of them.
+def period_changes(
+    *,
+    ledger_id: UUID,
+    limit: int,
+    before: Key | None,
+    filters: ChangeFilters = ANY_CHANGE,
+) -> FoundPage[Change]:
+    """A page of closings and reopenings, newest first.
 
     The index ``change_of_period`` has them and no other changes, in the words of this
     query.
@@ -62,11 +70,10 @@ def period_changes(*, ledger_id: UUID, limit: int, before: UUID | None) -> list[
     Args:
         ledger_id: the ledger.
         limit: the page size.
-        before: only changes with a smaller id: the last one of the page before.
+        before: the id of the last change of the page before.
+        filters: which ones.
     """
     rows = Change.objects.filter(
         ledger_id=ledger_id, account_id=None, fields__contains=[CLOSED_BEFORE]
-    ).order_by("-id")
-    if before is not None:
-        rows = rows.filter(id__lt=before)
-    return list(rows[: limit + 1])
+    )
+    return changes_page(rows, limit=limit, before=before, filters=filters)

@@ -347,6 +347,27 @@ def test_erased_values_are_shown_as_erased(api):
     assert change["fields"] == ["reason", "status"]
 
 
+def test_the_history_is_narrowed_to_a_range_of_time(api):
+    for floor in (-1, -2, -3):
+        api.put({"min_balance": floor})
+    _, second, _ = api.get(api.path("history")).json()["data"]
+
+    def floors(query: str) -> list[int]:
+        rows = api.get(api.path(f"history?{query}")).json()["data"]
+        return [row["new"]["min_balance"] for row in rows]
+
+    assert floors(f"created_from={second['created_at']}") == [-3, -2]
+    assert floors(f"created_to={second['created_at']}") == [-1]
+    assert floors("created_to=2026-01-01T00:00:00Z") == []
+    page = api.get(api.path(f"history?limit=1&created_from={second['created_at']}"))
+    cursor = page.json()["next_cursor"]
+    assert floors(f"cursor={cursor}") == [-2]
+    other = api.get(
+        api.path(f"history?cursor={cursor}&created_to=2026-01-01T00:00:00Z")
+    )
+    assert problem(other)["code"] == "invalid_cursor"
+
+
 def test_the_history_of_one_account_is_not_anothers(api):
     api.send(api.path("freeze"), {"reason": "x"})
 

@@ -651,6 +651,9 @@ def test_the_api_closes_shows_and_reopens(officer):
         ("closed", None),
         ("closed", None),
     ]
+    early = officer.get(f"/v1/periods?created_to={change['created_at']}").json()
+    assert [c["action"] for c in early["data"]] == ["closed"]
+    assert early["closed_before"] is None
 
 
 def test_the_api_names_from_when_a_period_can_be_closed(officer):
