@@ -5,26 +5,25 @@ id, then holds, then reversal totals, then outbox tasks. Two transactions that f
 cannot deadlock on them.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from typing import Any
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import BooleanField, ExpressionWrapper, Lookup, Q, UUIDField
+from django.db.models import Lookup, UUIDField
 from django.db.models.functions import Now
 
 from ledger.enums import AccountKind, ScheduledStatus
 from ledger.models import (
     Account,
-    Hold,
-    HoldPosting,
     Ledger,
     ReversalTotal,
     ScheduledTransfer,
 )
+from ledger.types import PostingRequest
 from payflow.db import require_transaction
 from payflow.money import MAX_AMOUNT, MAX_COUNTER
 from payflow.statements import run_prepared, uuids
@@ -121,29 +120,53 @@ _DEBIT_NORMAL = {kind.value: kind.is_debit_normal for kind in AccountKind}
 
 
 def lock_accounts(
-    *, ledger_id: UUID, account_ids: Iterable[UUID]
+    *, ledger_id: UUID, account_ids: Iterable[UUID], hold_ids: Sequence[UUID] = ()
 ) -> dict[UUID, LockedAccount]:
     """Locks accounts of one ledger until the transaction ends.
 
     Args:
-        ledger_id: the ledger; accounts of others are not found.
+        ledger_id: the ledger; accounts and holds of others are not found.
         account_ids: any order, with repetitions.
+        hold_ids: their accounts too, which never change and so are found before any
+            lock is taken.
 
     Returns:
         The accounts that exist, by id. NO KEY UPDATE is enough, because keys never
         change, and lets others' foreign keys refer to the account meanwhile.
     """
     require_transaction()
-    ids = list({account_id.bytes for account_id in account_ids})
+    ids = uuids(list({account_id.bytes for account_id in account_ids}))
+    rows = (
+        run_prepared(_accounts_query(_NAMED_OR_HELD), [ledger_id, ids, uuids(hold_ids)])
+        if hold_ids
+        else run_prepared(_accounts_query(_NAMED), [ledger_id, ids])
+    )
     return {
         row[0]: LockedAccount(row[0], row[1], _DEBIT_NORMAL[row[2]], *row[3:])
-        for row in run_prepared(_accounts_query(), [ledger_id, uuids(ids)])
+        for row in rows
     }
 
 
+_NAMED = "$2::uuid[]"
+# LATERAL and OFFSET 0: each hold is looked up by itself, whatever the planner believes
+# of the table's size.
+_NAMED_OR_HELD = """
+$2::uuid[] || ARRAY(
+    SELECT a.id FROM unnest($3::uuid[]) AS hold (id)
+    CROSS JOIN LATERAL (
+        SELECT p.from_account_id, p.to_account_id FROM ledger_hold_posting p
+        WHERE p.ledger_id = $1 AND p.hold_id = hold.id OFFSET 0) p
+    CROSS JOIN LATERAL (VALUES (p.from_account_id), (p.to_account_id)) AS a (id))
+"""
+
+
 @cache
-def _accounts_query() -> str:
-    """Django's query as a text to prepare: making it costs more than running it."""
+def _accounts_query(ids: str) -> str:
+    """Django's query as a text to prepare: making it costs more than running it.
+
+    Args:
+        ids: SQL for the array of the accounts' ids.
+    """
     query = (
         Account.objects.filter(ledger_id=_ANY_ID)
         .filter(id__any=[_ANY_ID])
@@ -153,7 +176,7 @@ def _accounts_query() -> str:
     )
     sql, parameters = query.query.sql_with_params()
     assert parameters == (_ANY_ID, [_ANY_ID]), "the ledger first, then the accounts"
-    return sql % ("$1", "$2::uuid[]")
+    return sql % ("$1", ids)
 
 
 def accounts_in_use(*, ledger_id: UUID, account_ids: Iterable[UUID]) -> set[UUID]:
@@ -189,25 +212,52 @@ class LockedHoldPosting:
     currency: str
     amount: int
     capture_limit: int
-    captured: int
-    released: int
+    captured: int = 0
+    released: int = 0
 
     @property
     def held(self) -> int:
         """What is still held."""
         return self.amount - min(self.captured, self.amount) - self.released
 
+    def part(self, amount: int) -> PostingRequest:
+        """So much of it, moved."""
+        return PostingRequest(self.from_account_id, self.to_account_id, amount)
+
 
 @dataclass(slots=True)
 class LockedHold:
     """A hold's state under its lock. PostgreSQL's clock says whether it has lapsed."""
 
+    ledger_id: UUID
     id: UUID
     status: str
+    reference: str | None
+    description: str
+    metadata: Mapping[str, Any]
     expires_at: datetime
     created_at: datetime
+    ended_at: datetime | None
     is_lapsed: bool
-    postings: tuple[LockedHoldPosting, ...]
+    postings: list[LockedHoldPosting] = field(default_factory=list)
+
+
+# The postings are locked with their hold, so both are as their last owner left them,
+# even if he was waited for. Each hold is looked up by itself, in the order of the ids.
+_LOCK_HOLDS = """
+SELECT locked.* FROM unnest($2::uuid[]) AS wanted (id)
+CROSS JOIN LATERAL (
+    SELECT h.ledger_id, h.id, h.status, h.reference, h.description, h.metadata,
+        h.expires_at, h.created_at, h.ended_at,
+        h.expires_at <= statement_timestamp() AS is_lapsed,
+        p.id AS posting_id, p.number, p.from_account_id, p.to_account_id, p.currency,
+        p.amount, p.capture_limit, p.captured, p.released
+    FROM ledger_hold h
+    JOIN ledger_hold_posting p ON p.ledger_id = h.ledger_id AND p.hold_id = h.id
+    WHERE h.ledger_id = $1 AND h.id = wanted.id
+    ORDER BY p.number
+    FOR NO KEY UPDATE OF h, p) locked
+"""
 
 
 def lock_holds(*, ledger_id: UUID, hold_ids: Iterable[UUID]) -> list[LockedHold]:
@@ -217,36 +267,12 @@ def lock_holds(*, ledger_id: UUID, hold_ids: Iterable[UUID]) -> list[LockedHold]
         The holds that exist, in ascending id.
     """
     require_transaction()
-    rows = (
-        Hold.objects.filter(ledger_id=ledger_id, id__in=sorted(set(hold_ids)))
-        .order_by("id")
-        .select_for_update(of=("self",), no_key=True)
-        .values_list("id", "status", "expires_at", "created_at")
-    )
-    holds = {row[0]: row for row in rows}
-    lapsed: dict[UUID, bool] = {}
-    postings: dict[UUID, list[LockedHoldPosting]] = {hold_id: [] for hold_id in holds}
-    # A statement of its own, after the lock: it must see what the last owner left.
-    of_holds = HoldPosting.objects.filter(ledger_id=ledger_id, hold_id__in=list(holds))
-    for row in of_holds.order_by("hold_id", "number").values_list(
-        "hold_id",
-        "id",
-        "number",
-        "from_account_id",
-        "to_account_id",
-        "currency",
-        "amount",
-        "capture_limit",
-        "captured",
-        "released",
-        ExpressionWrapper(Q(expires_at__lte=Now()), output_field=BooleanField()),
-    ):
-        postings[row[0]].append(LockedHoldPosting(*row[1:-1]))
-        lapsed[row[0]] = row[-1]
-    return [
-        LockedHold(*row, lapsed[row[0]], tuple(postings[row[0]]))
-        for row in holds.values()
-    ]
+    holds: list[LockedHold] = []
+    for row in run_prepared(_LOCK_HOLDS, [ledger_id, uuids(sorted(set(hold_ids)))]):
+        if not holds or holds[-1].id != row[1]:
+            holds.append(LockedHold(*row[:10]))
+        holds[-1].postings.append(LockedHoldPosting(*row[10:]))
+    return holds
 
 
 def lock_reversal_totals(*, ledger_id: UUID, transfer_id: UUID) -> dict[int, int]:

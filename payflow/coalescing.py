@@ -9,6 +9,8 @@ way they share a round trip to Valkey.
 Requests that share a resource (an account) with what a lane has in its hands wait for
 it here, where it costs nothing, and not in PostgreSQL. Other requests do not wait
 longer than ``PATIENCE_SECONDS`` for a lane that is held up: the next one takes them.
+Some do not know what they will lock (the accounts of a hold); that is looked up when
+there is a lane to be kept away from, and nothing is wrong if it cannot be.
 
 Note [Alone]. Coalescing is a shortcut and decides nothing. Whatever goes wrong with a
 shared transaction (a lock that somebody else keeps, a deadlock, a constraint, a bug),
@@ -20,7 +22,7 @@ COMMIT's answer was lost, each finds its own stored outcome.
 
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence, Set
+from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -59,11 +61,16 @@ ALONE_WAIT_SECONDS = 5.0
 class _Job(Generic[T, R]):
     identity: Hashable
     group: Hashable
-    resources: frozenset[Hashable]
+    resources: Set[Hashable] | None
     request: T
     answer: "AsyncResult[R | _Failed]" = field(default_factory=AsyncResult)
     #: Nobody waits for the answer any more.
     is_over: bool = False
+
+    @property
+    def known_resources(self) -> Set[Hashable]:
+        """What it locks, as far as that is known."""
+        return self.resources or frozenset()
 
 
 class _Failed:
@@ -78,8 +85,10 @@ class Coalescer(Generic[T, R]):
             ``submit`` is to return. If it raises, nothing has happened, or each request
             can find out what has, by itself.
         delivered: called with the requests and answers after these were handed out.
-        contended: after ``ledger_busy``, says which of the requests' resources somebody
+        contended: after ``ledger_busy``, says which of a group's resources somebody
             else has; those that want none of them run together again.
+        look_up: finds the resources of requests of one group that came without. It is
+            asked where something is in others' hands, and not before.
     """
 
     def __init__(
@@ -87,16 +96,19 @@ class Coalescer(Generic[T, R]):
         run: Callable[[Sequence[T]], Sequence[R]],
         *,
         delivered: Callable[[Sequence[T], Sequence[R]], None] | None = None,
-        contended: Callable[[Sequence[T]], Set[Hashable]] | None = None,
+        contended: Callable[[Hashable, Set[Hashable]], Set[Hashable]] | None = None,
+        look_up: Callable[[Hashable, Sequence[T]], Sequence[Set[Hashable]]]
+        | None = None,
     ) -> None:
         self._run = run
         self._delivered = delivered
         self._contended = contended
+        self._look_up = look_up
         self._waiting: deque[_Job[T, R]] = deque()
         self._present: set[Hashable] = set()
         self._news = Event()
         #: What each busy lane has in its hands, and since when (monotonic seconds).
-        self._busy: dict[int, tuple[float, frozenset[Hashable]]] = {}
+        self._busy: dict[int, tuple[float, Sequence[_Job[T, R]]]] = {}
         #: Those whose shared transaction failed, until each is done by itself.
         self._failed: set[_Job[T, R]] = set()
         self._is_started = False
@@ -117,7 +129,7 @@ class Coalescer(Generic[T, R]):
         *,
         identity: Hashable,
         group: Hashable,
-        resources: frozenset[Hashable],
+        resources: Set[Hashable] | None,
         alone: Callable[[], R],
     ) -> R:
         """Runs a request together with others, or alone if that does not work out.
@@ -126,7 +138,7 @@ class Coalescer(Generic[T, R]):
             request: for ``run``.
             identity: no other request here has the same.
             group: only requests of the same group run together.
-            resources: what the request locks.
+            resources: what the request locks; ``None`` if that must be looked up.
             alone: runs this request in a transaction of its own.
 
         Raises:
@@ -193,30 +205,58 @@ class Coalescer(Generic[T, R]):
 
     def _take(self, lane: int) -> list[_Job[T, R]]:
         """What waits and touches nothing that is in others' hands; claims it."""
-        started = time.monotonic()
-        held: set[Hashable] = set()
-        for since, resources in self._busy.values():
-            if started - since < PATIENCE_SECONDS:
+        if self._is_patient():
+            return []
+        if (self._busy or self._failed) and self._waiting:
+            self._learn([*self._in_hands(), *self._waiting])
+            if self._is_patient():
                 return []
-            held |= resources
-        for job in self._failed:
-            held |= job.resources
+        held: set[Hashable] = set()
+        for job in self._in_hands():
+            held |= job.known_resources
         taken: list[_Job[T, R]] = []
         left: deque[_Job[T, R]] = deque()
         while self._waiting and len(taken) < MOST_TOGETHER:
             job = self._waiting.popleft()
             is_fit = not taken or job.group == taken[0].group
-            if is_fit and held.isdisjoint(job.resources):
+            if is_fit and held.isdisjoint(job.known_resources):
                 taken.append(job)
             else:
                 left.append(job)
                 # Whoever comes later must not overtake on the same account.
-                held |= job.resources
+                held |= job.known_resources
         self._waiting.extendleft(reversed(left))
         if taken:
-            resources = frozenset().union(*(job.resources for job in taken))
-            self._busy[lane] = (started, resources)
+            self._busy[lane] = (time.monotonic(), taken)
         return taken
+
+    def _is_patient(self) -> bool:
+        """Whether a busy lane began so lately that the others still leave it alone."""
+        at = time.monotonic()
+        return any(at - since < PATIENCE_SECONDS for since, _ in self._busy.values())
+
+    def _in_hands(self) -> Iterator[_Job[T, R]]:
+        for _, jobs in self._busy.values():
+            yield from jobs
+        yield from self._failed
+
+    def _learn(self, jobs: Sequence[_Job[T, R]]) -> None:
+        """Looks up the resources that are not known. Other greenlets run meanwhile."""
+        unknown: dict[Hashable, list[_Job[T, R]]] = {}
+        for job in jobs:
+            if job.resources is None:
+                unknown.setdefault(job.group, []).append(job)
+        for group, asked in unknown.items():
+            assert self._look_up is not None, "only with it may resources be unknown"
+            try:
+                found = self._look_up(group, [job.request for job in asked])
+            except Exception:
+                # They keep nobody away then; what is safe is PostgreSQL's locks.
+                log.exception("resources_not_found", requests=len(asked))
+                connection.close()
+                return
+            for job, resources in zip(asked, found, strict=True):
+                job.resources = resources
 
     def _run_together(self, jobs: Sequence[_Job[T, R]]) -> None:
         try:
@@ -256,8 +296,10 @@ class Coalescer(Generic[T, R]):
     def _answer_those_who_can_go_on(self, jobs: Sequence[_Job[T, R]]) -> None:
         if self._contended is None:
             return
-        contended = self._contended([job.request for job in jobs])
-        free = [job for job in jobs if contended.isdisjoint(job.resources)]
+        self._learn(jobs)
+        wanted = frozenset().union(*(job.known_resources for job in jobs))
+        contended = self._contended(jobs[0].group, wanted)
+        free = [job for job in jobs if contended.isdisjoint(job.known_resources)]
         if len(free) == len(jobs):
             return  # whoever it was has gone
         # The others begin at once, each alone, for as long as a request may wait.

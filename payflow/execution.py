@@ -109,8 +109,9 @@ def execute_together(
     Args:
         requests: what is asked.
         command: does the work of those requests whose keys are free, and returns an
-            outcome for each: a resource, or the ``Problem`` that refused it, which
-            leaves the others alone.
+            outcome for each: a resource, the ``Problem`` that refused it, which leaves
+            the others alone, or, not raised, the ``ProblemError`` of which nothing is
+            stored.
         render: makes the response of a request's outcome, as in :func:`execute`.
         claims: the requests' idempotency keys, in their order.
 
@@ -131,6 +132,9 @@ def execute_together(
         outcomes = command([requests[index] for index in free])
         made: list[Rendered | None] = [None] * len(requests)
         for index, outcome in zip(free, outcomes, strict=True):
+            if isinstance(outcome, ProblemError):
+                answers[index] = outcome
+                continue
             try:
                 answers[index] = made[index] = render(requests[index], outcome)
             except ProblemError as error:

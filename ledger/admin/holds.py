@@ -378,7 +378,7 @@ class HoldAdmin(BooksAdmin, RecordedAdmin):
 
 
 def _postings_table(hold: Hold, view: HoldView) -> Table:
-    shown = list(view.postings[:MAX_TABLE_ROWS])
+    shown = cast("list[HoldPosting]", list(view.postings[:MAX_TABLE_ROWS]))
     fetch_posting_accounts(shown)
     title = "Postings"
     if hold.posting_count > len(shown):

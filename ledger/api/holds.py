@@ -1,6 +1,5 @@
 """``/v1/holds``: money that is reserved, captured, released."""
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
@@ -10,11 +9,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ledger.api.authentication import actor_of
+from ledger.api.coalescing import OperationView
 from ledger.api.finding import read_hold_filters
 from ledger.api.parts import read_parts
 from ledger.api.resources import balance_json, read_postings, transfer_json
 from ledger.api.transfers import LOCATION as TRANSFER_LOCATION
 from ledger.api.views import ApiView, idempotency_key_of, path_id
+from ledger.locks import LockedHoldPosting
 from ledger.models import HoldPosting
 from ledger.selectors.accounts import accounts_get
 from ledger.selectors.holds import (
@@ -24,17 +25,10 @@ from ledger.selectors.holds import (
     hold_list,
     hold_missing,
 )
-from ledger.services.holds import (
-    CaptureRequest,
-    hold_capture,
-    hold_extend,
-    hold_place,
-    hold_void,
-)
+from ledger.services.holds import CaptureRequest, VoidRequest, hold_extend
 from ledger.types import HoldRequest
 from payflow.api.shapes import MAX_DESCRIPTION, MAX_REFERENCE, Shape
 from payflow.clock import format_instant, now
-from payflow.errors import Problem
 
 LOCATION = "/v1/holds/{id}"
 #: The longest lifetime that any ledger allows, in seconds: 366 days.
@@ -79,7 +73,9 @@ def hold_tried_json(view: HoldView) -> dict[str, Any]:
     }
 
 
-def _posting_json(view: HoldView, posting: HoldPosting) -> dict[str, Any]:
+def _posting_json(
+    view: HoldView, posting: HoldPosting | LockedHoldPosting
+) -> dict[str, Any]:
     held = view.held(posting)
     return {
         "number": posting.number,
@@ -94,8 +90,12 @@ def _posting_json(view: HoldView, posting: HoldPosting) -> dict[str, Any]:
     }
 
 
-def read_hold(body: Any) -> HoldRequest:
+def read_hold(body: Any, *, idempotency_key: str | None) -> HoldRequest:
     """The hold that a body asks for, in the simple or the ``postings`` form.
+
+    Args:
+        body: the parsed JSON.
+        idempotency_key: of the request.
 
     Raises:
         ProblemError: ``invalid_request`` with every field that is wrong.
@@ -106,6 +106,7 @@ def read_hold(body: Any) -> HoldRequest:
         reference=shape.text("reference", maximum=MAX_REFERENCE, empty=False),
         description=shape.text("description", maximum=MAX_DESCRIPTION) or "",
         metadata=shape.metadata("metadata"),
+        idempotency_key=idempotency_key,
         **_read_expiry(shape),
     )
     shape.boolean("dry_run", default=False)
@@ -125,8 +126,15 @@ def _read_expiry(shape: Shape) -> dict[str, Any]:
     return {"expires_at": expires_at, "lifetime": lifetime}
 
 
-def read_capture(body: Any, *, hold_id: UUID) -> CaptureRequest:
+def read_capture(
+    body: Any, *, hold_id: UUID, idempotency_key: str | None
+) -> CaptureRequest:
     """The capture that a body asks for.
+
+    Args:
+        body: the parsed JSON.
+        hold_id: the hold, from the path.
+        idempotency_key: of the request.
 
     Raises:
         ProblemError: ``invalid_request`` with every field that is wrong.
@@ -139,18 +147,19 @@ def read_capture(body: Any, *, hold_id: UUID) -> CaptureRequest:
         reference=shape.text("reference", maximum=MAX_REFERENCE, empty=False),
         description=shape.text("description", maximum=MAX_DESCRIPTION) or "",
         metadata=shape.metadata("metadata"),
+        idempotency_key=idempotency_key,
     )
     shape.boolean("dry_run", default=False)
     shape.finish()
     return request
 
 
-def _read_void(body: Any) -> str:
+def _read_void(body: Any, *, hold_id: UUID) -> VoidRequest:
     shape = Shape(body)
     reason = shape.text("reason", maximum=MAX_DESCRIPTION) or ""
     shape.boolean("dry_run", default=False)
     shape.finish()
-    return reason
+    return VoidRequest(hold_id, reason)
 
 
 def _read_extension(body: Any, *, at: datetime) -> datetime:
@@ -164,7 +173,7 @@ def _read_extension(body: Any, *, at: datetime) -> datetime:
     return expires_at
 
 
-class HoldListView(ApiView):
+class HoldListView(OperationView):
     """POST places a hold, GET lists the ledger's holds, newest first."""
 
     query_parameters = None
@@ -173,15 +182,9 @@ class HoldListView(ApiView):
 
     def post(self, request: Request) -> HttpResponse:
         """Places a hold."""
-        wanted = read_hold(self.body())
-        return self.run(
-            lambda: hold_place(
-                ledger_id=request.user.ledger_id,
-                request=wanted,
-                actor=actor_of(request._request),
-                now=now(),
-                idempotency_key=idempotency_key_of(request._request),
-            ),
+        key = idempotency_key_of(request._request)
+        return self.operate(
+            read_hold(self.body(), idempotency_key=key),
             hold_tried_json if self.is_dry_run else hold_json,
             status=201,
             resource_type="hold",
@@ -206,47 +209,30 @@ class HoldByReferenceView(ApiView):
         return Response(hold_json(view))
 
 
-class _HoldView(ApiView):
-    """What the views of one hold share."""
-
-    def hold_id(self, text: str) -> UUID:
-        return path_id(text, problem=hold_missing(text))
-
-    def change(self, command: Callable[[], HoldView | Problem]) -> HttpResponse:
-        return self.run(
-            command,
-            hold_tried_json if self.is_dry_run else hold_json,
-            status=200,
-            resource_type="hold",
-            location=LOCATION,
-        )
+def _hold_id(text: str) -> UUID:
+    return path_id(text, problem=hold_missing(text))
 
 
-class HoldDetailView(_HoldView):
+class HoldDetailView(ApiView):
     """One hold."""
 
     def get(self, request: Request, hold_id: str) -> Response:
         """The hold as it stands now."""
-        view = hold_get(ledger_id=request.user.ledger_id, hold_id=self.hold_id(hold_id))
+        view = hold_get(ledger_id=request.user.ledger_id, hold_id=_hold_id(hold_id))
         return Response(hold_json(view))
 
 
-class HoldCaptureView(_HoldView):
+class HoldCaptureView(OperationView):
     """``POST /v1/holds/{id}/capture``: moves what is held, or a part of it."""
 
     operations: ClassVar[dict[str, tuple[str, bool]]] = {"POST": ("hold.capture", True)}
 
     def post(self, request: Request, hold_id: str) -> HttpResponse:
         """Captures; the answer is the transfer that moved the money."""
-        wanted = read_capture(self.body(), hold_id=self.hold_id(hold_id))
-        return self.run(
-            lambda: hold_capture(
-                ledger_id=request.user.ledger_id,
-                request=wanted,
-                actor=actor_of(request._request),
-                now=now(),
-                idempotency_key=idempotency_key_of(request._request),
-            ),
+        key = idempotency_key_of(request._request)
+        wanted_id = _hold_id(hold_id)
+        return self.operate(
+            read_capture(self.body(), hold_id=wanted_id, idempotency_key=key),
             transfer_json,
             status=201,
             resource_type="transfer",
@@ -254,27 +240,23 @@ class HoldCaptureView(_HoldView):
         )
 
 
-class HoldVoidView(_HoldView):
+class HoldVoidView(OperationView):
     """``POST /v1/holds/{id}/void``: gives up what is still held."""
 
     operations: ClassVar[dict[str, tuple[str, bool]]] = {"POST": ("hold.void", False)}
 
     def post(self, request: Request, hold_id: str) -> HttpResponse:
         """Voids the hold."""
-        reason = _read_void(self.body())
-        wanted_id = self.hold_id(hold_id)
-        return self.change(
-            lambda: hold_void(
-                ledger_id=request.user.ledger_id,
-                hold_id=wanted_id,
-                reason=reason,
-                actor=actor_of(request._request),
-                now=now(),
-            )
+        return self.operate(
+            _read_void(self.body(), hold_id=_hold_id(hold_id)),
+            hold_tried_json if self.is_dry_run else hold_json,
+            status=200,
+            resource_type="hold",
+            location=LOCATION,
         )
 
 
-class HoldExtendView(_HoldView):
+class HoldExtendView(ApiView):
     """``POST /v1/holds/{id}/extend``: lets a hold lapse later."""
 
     operations: ClassVar[dict[str, tuple[str, bool]]] = {"POST": ("hold.extend", False)}
@@ -282,15 +264,19 @@ class HoldExtendView(_HoldView):
     def post(self, request: Request, hold_id: str) -> HttpResponse:
         """Extends the hold."""
         expires_at = _read_extension(self.body(), at=now())
-        wanted_id = self.hold_id(hold_id)
-        return self.change(
+        wanted_id = _hold_id(hold_id)
+        return self.run(
             lambda: hold_extend(
                 ledger_id=request.user.ledger_id,
                 hold_id=wanted_id,
                 expires_at=expires_at,
                 actor=actor_of(request._request),
                 now=now(),
-            )
+            ),
+            hold_tried_json if self.is_dry_run else hold_json,
+            status=200,
+            resource_type="hold",
+            location=LOCATION,
         )
 
 

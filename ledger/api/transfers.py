@@ -7,15 +7,13 @@ from django.http import HttpResponse
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from ledger.api.authentication import actor_of
-from ledger.api.coalescing import Wanted, post_coalesced
+from ledger.api.coalescing import OperationView
 from ledger.api.finding import read_transfer_filters
 from ledger.api.resources import read_transfer, transfer_json
 from ledger.api.views import (
     ApiView,
     idempotency_key_of,
     path_id,
-    render_json,
     render_resource,
 )
 from ledger.selectors.transfers import (
@@ -23,20 +21,15 @@ from ledger.selectors.transfers import (
     transfer_get_by_reference,
     transfer_list,
 )
-from ledger.services.posting import Outcome
-from ledger.services.transfers import transfer_post
 from ledger.types import PostedTransfer
-from payflow import greenlets
-from payflow.api.rendering import http_response, render_problem
-from payflow.clock import now
-from payflow.errors import Problem, ProblemError
-from payflow.execution import Rendered, execute
+from payflow.errors import ProblemError
+from payflow.execution import Rendered
 
 LOCATION = "/v1/transfers/{id}"
 CREATE = ("transfer.create", True)
 
 
-class TransferListView(ApiView):
+class TransferListView(OperationView):
     """POST makes a transfer, GET lists the ledger's transfers, newest first."""
 
     query_parameters = None
@@ -45,31 +38,15 @@ class TransferListView(ApiView):
 
     def post(self, request: Request) -> HttpResponse:
         """Posts one transfer."""
-        ledger_id, actor = request.user.ledger_id, actor_of(request._request)
-        wanted = read_transfer(
-            self.body(), idempotency_key=idempotency_key_of(request._request)
+        return self.operate(
+            read_transfer(
+                self.body(), idempotency_key=idempotency_key_of(request._request)
+            ),
+            transfer_json,
+            status=201,
+            resource_type="transfer",
+            location=LOCATION,
         )
-
-        def command() -> Outcome:
-            return transfer_post(
-                ledger_id=ledger_id, request=wanted, actor=actor, now=now()
-            )
-
-        claim = self.claim
-        if claim is None or not greenlets.are_in_use():
-            return self.send(command, self._render, claim=claim)
-        rendered = post_coalesced(
-            Wanted(wanted, actor, claim, self._render),
-            alone=lambda: execute(command, self._render, claim=claim),
-        )
-        return http_response(rendered)
-
-    def _render(self, outcome: Outcome) -> Rendered:
-        if isinstance(outcome, Problem):
-            return render_problem(outcome)
-        if self.is_dry_run:
-            return render_json({**transfer_json(outcome), "id": None, "dry_run": True})
-        return render_transfer(outcome)
 
     def get(self, request: Request) -> Response:
         """A page of transfers."""

@@ -142,11 +142,29 @@ class ApiView(APIView):
     ) -> HttpResponse:
         """Runs a mutating command by ``execute`` and sends what it rendered.
 
+        Args:
+            command: the service call; returns a resource or a ``Problem``.
+            resource, status, resource_type, location: as of :meth:`renderer`.
+        """
+        render = self.renderer(
+            resource, status=status, resource_type=resource_type, location=location
+        )
+        return self.send(command, render, claim=self.claim)
+
+    def renderer(
+        self,
+        resource: Callable[[Any], dict[str, Any]],
+        *,
+        status: int,
+        resource_type: str,
+        location: str,
+    ) -> Callable[[Any], Rendered]:
+        """What makes the response of an outcome, which is a resource or a ``Problem``.
+
         A body that says ``"dry_run": true`` makes it a dry run; the view's only part in
         it is to know the field. See ``docs/dry-run.md``.
 
         Args:
-            command: the service call; returns a resource or a ``Problem``.
             resource: the resource's JSON.
             status: the success's HTTP status.
             resource_type: stored with the key, to rebuild a purged response.
@@ -169,7 +187,7 @@ class ApiView(APIView):
                 location=location,
             )
 
-        return self.send(command, render, claim=self.claim)
+        return render
 
     @property
     def is_dry_run(self) -> bool:

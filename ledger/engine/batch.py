@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol, cast
 from uuid import UUID
 
 from django.db import connection, transaction
@@ -20,6 +20,7 @@ from ledger.enums import (
 from ledger.locks import (
     LockedAccount,
     LockedHold,
+    LockedHoldPosting,
     lock_accounts,
     lock_holds,
     lock_period,
@@ -84,6 +85,14 @@ CROSS JOIN LATERAL (
 """
 
 
+class HasReference(Protocol):
+    """What may name itself."""
+
+    @property
+    def reference(self) -> str | None:
+        """Its name, which nothing else of its kind in the ledger has."""
+
+
 class Batch:
     """Operations on one ledger in the caller's transaction; see ``ledger.engine``.
 
@@ -115,12 +124,18 @@ class Batch:
         self._has_limits = False
         self._closed_before: datetime | None = None
         self._used_references: set[str] = set()
+        self._used_hold_references: set[str] = set()
+        #: Those that were locked, and once it is written those that were placed.
+        self.holds: dict[UUID, LockedHold] = {}
+        self._placed: list[
+            tuple[HoldRequest, timedelta | None, list[LockedHoldPosting]]
+        ] = []
         self._rows = writing.Rows()
         self._touched: dict[LockedAccount, None] = {}
-        self._holds: dict[UUID, LockedHold] = {}
+        self._changed_holds: dict[UUID, LockedHold] = {}
         self._without_lapsed: set[UUID] = set()
         self._requests: list[TransferRequest] = []
-        self._balances: list[tuple[BalanceAfter, ...]] = []
+        self._effects: list[tuple[tuple[Posting, ...], tuple[BalanceAfter, ...]]] = []
         self._refused: Counter[str] = Counter()
 
     def act_for(self, actor: Actor) -> None:
@@ -128,24 +143,45 @@ class Batch:
         if actor != self._actors[-1]:
             self._actors.append(actor)
 
-    def lock(self, account_ids: Iterable[UUID]) -> None:
-        """Locks the accounts and reads what limits them. Once, before all else."""
-        self.accounts = lock_accounts(ledger_id=self.ledger_id, account_ids=account_ids)
+    def lock(
+        self, account_ids: Iterable[UUID] = (), *, hold_ids: Sequence[UUID] = ()
+    ) -> None:
+        """Locks the accounts and those of the holds, then the holds, in this order.
+
+        Reads what limits the accounts, too. Once, before all else.
+        """
+        self.accounts = lock_accounts(
+            ledger_id=self.ledger_id, account_ids=account_ids, hold_ids=hold_ids
+        )
         self._velocity = Velocity(self.ledger_id, self.accounts.values())
         self._has_limits = bool(self._velocity)
+        if hold_ids:
+            self._lock_holds(hold_ids)
 
-    def prepare(self, requests: Sequence[TransferRequest | HoldRequest]) -> None:
+    def _lock_holds(self, hold_ids: Iterable[UUID]) -> None:
+        for hold in lock_holds(ledger_id=self.ledger_id, hold_ids=hold_ids):
+            self.holds[hold.id] = hold
+
+    def prepare(self, requests: Sequence[HasReference]) -> None:
         """Reads what else these requests are judged by. Once, after ``lock``."""
         transfers = [r for r in requests if isinstance(r, TransferRequest)]
         if any(refusals.is_backdated(r, self._now) for r in transfers):
             self._closed_before = lock_period(ledger_id=self.ledger_id)
-        wanted = [r.reference for r in requests if r.reference is not None]
+        wanted = [r for r in requests if r.reference is not None]
         if wanted:
-            table = "ledger_transfer" if transfers else "ledger_hold"
-            found = run_prepared(
-                _USED_REFERENCES.format(table=table), [self.ledger_id, texts(wanted)]
-            )
-            self._used_references = {reference for (reference,) in found}
+            holds = [r for r in wanted if isinstance(r, HoldRequest)]
+            others = [r for r in wanted if not isinstance(r, HoldRequest)]
+            self._used_hold_references = self._used("ledger_hold", holds)
+            self._used_references = self._used("ledger_transfer", others)
+
+    def _used(self, table: str, requests: Sequence[HasReference]) -> set[str]:
+        if not requests:
+            return set()
+        found = run_prepared(
+            _USED_REFERENCES.format(table=table),
+            [self.ledger_id, texts([request.reference for request in requests])],
+        )
+        return {reference for (reference,) in found}
 
     def post(self, request: TransferRequest) -> Problem | None:
         """Applies a transfer, unless something forbids it: then it says what."""
@@ -226,7 +262,12 @@ class Batch:
             )
         if problem is not None:
             return problem
-        if request.reference is not None and request.reference in self._used_references:
+        used = (
+            self._used_hold_references
+            if isinstance(request, HoldRequest)
+            else self._used_references
+        )
+        if request.reference is not None and request.reference in used:
             return refusals.reference_taken(request.reference)
         if self._has_limits:
             problem = self._velocity.refusal(self._counted(request, hold))
@@ -265,7 +306,7 @@ class Batch:
                 {
                     "ledger_id": self.ledger_id,
                     "account_id": account_id,
-                    "known": list(self._holds),
+                    "known": list(self._changed_holds),
                     "limit": LAPSED_AT_ONCE,
                     "postings": LAPSED_POSTINGS_AT_ONCE,
                 },
@@ -277,17 +318,27 @@ class Batch:
             # that meet somebody who waits for ours, PostgreSQL ends one of the two, and
             # the request is tried again.
             self.accounts |= lock_accounts(ledger_id=self.ledger_id, account_ids=others)
+        for hold_id in found.keys() & self.holds.keys():
+            # It is locked and unchanged: its time has come since.
+            self.holds[hold_id].is_lapsed = True
+        self._lock_holds(found.keys() - self.holds.keys())
+        ended = self.end_lapsed(sorted(found))
+        if not ended:
+            # The next of a batch that lacks funds need not look again.
+            self._without_lapsed.add(account_id)
+        return bool(ended)
+
+    def end_lapsed(self, hold_ids: Iterable[UUID]) -> int:
+        """Ends those of the locked holds that have lapsed, and says how many."""
         lapsed = [
             hold
-            for hold in lock_holds(ledger_id=self.ledger_id, hold_ids=found)
+            for hold in [self.holds[hold_id] for hold_id in hold_ids]
+            # Somebody else may have ended or extended it before we had the lock.
             if hold.status == HoldStatus.ACTIVE and hold.is_lapsed
         ]
         for hold in lapsed:
             self.end_hold(hold, HoldStatus.EXPIRED)
-        if not lapsed:
-            # The next of a batch that lacks funds need not look again.
-            self._without_lapsed.add(account_id)
-        return bool(lapsed)
+        return len(lapsed)
 
     # --- Applying -----------------------------------------------------------------
 
@@ -297,9 +348,14 @@ class Batch:
             self._velocity.count(self._counted(request, hold))
         rows, by, transfer_id = self._rows, len(self._actors), request.id.bytes
         rows.tasks.append((new_id_bytes(), transfer_id, by))
+        is_reversible = request.kind in REVERSIBLE_KINDS
+        postings: list[Posting] = []
         moved: dict[LockedAccount, None] = {}
         for number, (source_id, target_id, amount) in enumerate(request.postings, 1):
             source, target = self.accounts[source_id], self.accounts[target_id]
+            currency = source.currency
+            reversible = amount if is_reversible else 0
+            postings.append(Posting(source_id, target_id, amount, currency, reversible))
             source.debits_posted += amount
             source.version += 1
             target.credits_posted += amount
@@ -313,7 +369,7 @@ class Batch:
                     number,
                     source_id.bytes,
                     target_id.bytes,
-                    source.currency,
+                    currency,
                     amount,
                     source.version,
                     source.debits_posted,
@@ -352,9 +408,8 @@ class Batch:
             )
         )
         self._requests.append(request)
-        self._balances.append(
-            tuple([BalanceAfter(a.id, a.currency, a.posted, a.version) for a in moved])
-        )
+        balances = [BalanceAfter(a.id, a.currency, a.posted, a.version) for a in moved]
+        self._effects.append((tuple(postings), tuple(balances)))
         self._touched.update(moved)
         if request.reference is not None:
             self._used_references.add(request.reference)
@@ -385,28 +440,42 @@ class Batch:
                 request.description,
                 _json(request.metadata),
                 *expiry,
+                request.idempotency_key,
                 len(self._actors),
             )
         )
+        postings = []
         for number, posting in enumerate(request.postings, start=1):
-            allowance = posting.amount * over_capture_basis_points // 10_000
-            self._reserve(
-                posting.from_account_id, posting.to_account_id, posting.amount
+            source_id, target_id, amount = posting
+            allowance = amount * over_capture_basis_points // 10_000
+            self._reserve(source_id, target_id, amount)
+            placed = LockedHoldPosting(
+                new_id(),
+                number,
+                source_id,
+                target_id,
+                self.accounts[source_id].currency,
+                amount,
+                min(amount + allowance, MAX_AMOUNT),
             )
+            postings.append(placed)
             self._rows.hold_postings.append(
                 (
-                    new_id(),
+                    placed.id,
                     request.id,
                     number,
-                    posting.from_account_id,
-                    posting.to_account_id,
-                    self.accounts[posting.from_account_id].currency,
-                    posting.amount,
-                    min(posting.amount + allowance, MAX_AMOUNT),
+                    source_id,
+                    target_id,
+                    placed.currency,
+                    amount,
+                    placed.capture_limit,
                     *expiry,
                 )
             )
         self._event(request.id, HoldEventKind.PLACED, expiry=expiry)
+        self._placed.append((request, lifetime, postings))
+        if request.reference is not None:
+            self._used_hold_references.add(request.reference)
 
     def add_capture(
         self, hold: LockedHold, request: TransferRequest, *, is_final: bool
@@ -414,19 +483,16 @@ class Batch:
         """Applies a capture that is not refused; ends the hold if nothing is left."""
         self.add(request, hold=hold)
         amounts = _amounts_by_source(request)
-        released = 0
         for posting in hold.postings:
             held = posting.held
             posting.captured += amounts.get(posting.number, 0)
-            if is_final:
-                released += posting.held
-                posting.released += posting.held
             self._reserve(
                 posting.from_account_id, posting.to_account_id, posting.held - held
             )
+        released = self._release(hold) if is_final else 0
         if not any(posting.held for posting in hold.postings):
             hold.status = HoldStatus.CAPTURED
-        self._holds[hold.id] = hold
+        self._changed_holds[hold.id] = hold
         self._event(
             hold.id,
             HoldEventKind.CAPTURED,
@@ -439,19 +505,26 @@ class Batch:
         self, hold: LockedHold, status: HoldStatus, *, reason: str = ""
     ) -> None:
         """Ends a hold, voided or expired, and frees what it still holds."""
+        released = self._release(hold)
+        hold.status = status
+        self._changed_holds[hold.id] = hold
+        self._event(hold.id, HoldEventKind(status), released=released, reason=reason)
+
+    def _release(self, hold: LockedHold) -> int:
+        """Frees what a hold still holds; returns how much that is, in minor units."""
+        if self._has_limits:
+            self._velocity.give_back(hold)
         released = 0
         for posting in hold.postings:
             released += posting.held
             self._reserve(posting.from_account_id, posting.to_account_id, -posting.held)
             posting.released += posting.held
-        hold.status = status
-        self._holds[hold.id] = hold
-        self._event(hold.id, HoldEventKind(status), released=released, reason=reason)
+        return released
 
     def extend_hold(self, hold: LockedHold, expires_at: datetime) -> None:
         """Lets a hold lapse at another time."""
         hold.expires_at = expires_at
-        self._holds[hold.id] = hold
+        self._changed_holds[hold.id] = hold
         self._event(hold.id, HoldEventKind.EXTENDED, expiry=(expires_at, None))
 
     def add_reversal_total(
@@ -510,7 +583,7 @@ class Batch:
         Returns:
             The transfers, in the order in which they were added.
         """
-        if not self._touched and not self._holds:
+        if not self._touched and not self._changed_holds:
             return []
         kinds = {kind for _, kind, *_ in self._rows.hold_tasks}
         if self._rows.tasks:
@@ -518,6 +591,7 @@ class Batch:
         if self._rows.payouts:
             kinds.add(TaskKind.PAYOUT)
         recorded_at = self._write(tasks_are_done=tasks_are_done)
+        self._date_holds(recorded_at)
         if self._requests:
             transaction.on_commit(
                 lambda: transfers_posted(len(self._requests)), robust=True
@@ -525,8 +599,10 @@ class Batch:
         if not tasks_are_done and not kinds.isdisjoint(kinds_to_wake_for()):
             transaction.on_commit(wake_dispatcher, robust=True)
         return [
-            self._posted(request, balances, recorded_at)
-            for request, balances in zip(self._requests, self._balances, strict=True)
+            self._posted(request, postings, balances, recorded_at)
+            for request, (postings, balances) in zip(
+                self._requests, self._effects, strict=True
+            )
         ]
 
     def _write(self, *, tasks_are_done: bool) -> datetime:
@@ -543,11 +619,11 @@ class Batch:
             for a in self._touched
         ]
         rows.hold_changes = [
-            (h.id, h.status, h.expires_at) for h in self._holds.values()
+            (h.id, h.status, h.expires_at) for h in self._changed_holds.values()
         ]
         rows.hold_posting_changes = [
             (p.id, p.captured, p.released, h.expires_at)
-            for h in self._holds.values()
+            for h in self._changed_holds.values()
             for p in h.postings
         ]
         rows.usage = [(new_id(), *row) for row in self._velocity.rows()]
@@ -563,30 +639,39 @@ class Batch:
             tasks_are_done=tasks_are_done,
         )
 
+    def _date_holds(self, recorded_at: datetime) -> None:
+        """Makes ``holds`` say of those that were written what their rows say."""
+        for hold in self._changed_holds.values():
+            if hold.status != HoldStatus.ACTIVE:
+                hold.ended_at = recorded_at
+        for request, lifetime, postings in self._placed:
+            given = cast("datetime", request.expires_at)
+            self.holds[request.id] = LockedHold(
+                ledger_id=self.ledger_id,
+                id=request.id,
+                status=HoldStatus.ACTIVE,
+                reference=request.reference,
+                description=request.description,
+                metadata=request.metadata,
+                expires_at=recorded_at + lifetime if lifetime else given,
+                created_at=recorded_at,
+                ended_at=None,
+                is_lapsed=False,
+                postings=postings,
+            )
+
     def _posted(
         self,
         request: TransferRequest,
+        postings: tuple[Posting, ...],
         balances: tuple[BalanceAfter, ...],
         recorded_at: datetime,
     ) -> PostedTransfer:
-        is_reversible = request.kind in REVERSIBLE_KINDS
-        accounts = self.accounts
         return PostedTransfer(
             ledger_id=self.ledger_id,
             id=request.id,
             kind=request.kind,
-            postings=tuple(
-                [
-                    Posting(
-                        source_id,
-                        target_id,
-                        amount,
-                        accounts[source_id].currency,
-                        amount if is_reversible else 0,
-                    )
-                    for source_id, target_id, amount in request.postings
-                ]
-            ),
+            postings=postings,
             balances=balances,
             reference=request.reference,
             description=request.description,

@@ -22,7 +22,7 @@ from uuid import UUID
 from django.db import connection
 
 from ledger.enums import LimitDirection
-from ledger.locks import LockedAccount
+from ledger.locks import LockedAccount, LockedHold
 from ledger.types import PostingRequest
 from payflow.clock import format_instant
 from payflow.errors import Problem
@@ -258,6 +258,27 @@ class Velocity:
                 if window.direction == direction:
                     window.amount += amount
                     window.count += count
+
+    def give_back(self, hold: LockedHold) -> None:
+        """Counts no more what a hold that ends still holds.
+
+        It gives that back to the windows in which it was placed, and its count where
+        nothing of it was captured. One that has lapsed had given back already, by the
+        time at which the usage was read.
+        """
+        if hold.is_lapsed:
+            return
+        postings = hold.postings
+        held = self.movements([p.part(p.held) for p in postings if p.held])
+        taken = self.movements([p.part(p.captured) for p in postings if p.captured])
+        for side, (amount, count) in held.items():
+            account_id, direction = side
+            for window in self._usage[account_id].windows:
+                if window.direction != direction:
+                    continue
+                if hold.created_at >= window.starts_at:
+                    window.amount -= amount
+                    window.count -= 0 if side in taken else count
 
     def rows(self) -> list[tuple[Any, ...]]:
         """The new totals of every account that something was counted for."""

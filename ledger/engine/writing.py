@@ -242,7 +242,7 @@ _PARTS = {
     ),
     "holds": _Part(
         "id uuid, posting_count int, reference text, description text, metadata text,"
-        " expires_at timestamptz, lifetime interval, by int",
+        " expires_at timestamptz, lifetime interval, idempotency_key text, by int",
         """
         INSERT INTO ledger_hold (
             ledger_id, id, posting_count, reference, description, metadata,
@@ -251,7 +251,7 @@ _PARTS = {
         SELECT {ledger_id}, r.id, r.posting_count, r.reference,
             r.description, r.metadata::jsonb,
             coalesce(r.expires_at, clock.at + r.lifetime), clock.at, {who},
-            {idempotency_key}
+            coalesce(r.idempotency_key, {idempotency_key})
         FROM clock, {rows}
         """,
     ),

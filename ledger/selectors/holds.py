@@ -1,7 +1,7 @@
 """Reading holds of one ledger, and what lapsed ones still seem to reserve."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from uuid import UUID
@@ -12,6 +12,7 @@ from django.db.models.functions import Least, Now
 from django.db.models.lookups import LessThan
 
 from ledger.enums import HoldStatus
+from ledger.locks import LockedHold, LockedHoldPosting
 from ledger.models import Account, Hold, HoldPosting
 from ledger.selectors.finding import (
     ANY_TIME,
@@ -58,13 +59,18 @@ class HoldView:
 
     Attributes:
         status: a ``HoldStatus``, by PostgreSQL's clock.
-        row: the hold's row.
+        row: the hold's row, or what of it is known under its lock.
         postings: its postings, by number; of a lapsed one nothing is held any more.
     """
 
     status: str
-    row: Hold
-    postings: Sequence[HoldPosting]
+    row: Hold | LockedHold
+    postings: Sequence[HoldPosting] | Sequence[LockedHoldPosting]
+
+    @classmethod
+    def of(cls, hold: LockedHold) -> "HoldView":
+        """A hold that this transaction has just placed or changed."""
+        return cls(hold.status, hold, hold.postings)
 
     @property
     def id(self) -> UUID:
@@ -76,7 +82,7 @@ class HoldView:
         """True if it has lapsed and nobody has recorded that yet."""
         return self.status != self.row.status
 
-    def held(self, posting: HoldPosting) -> int:
+    def held(self, posting: HoldPosting | LockedHoldPosting) -> int:
         """What a posting still holds, in minor units."""
         return posting.held if self.status == HoldStatus.ACTIVE else 0
 
@@ -289,8 +295,8 @@ def ledgers_with_lapsed_holds() -> list[UUID]:
         return [ledger_id for (ledger_id,) in cursor.fetchall()]
 
 
-def lapsed_holds(*, ledger_id: UUID, limit: int) -> list[tuple[UUID, list[UUID]]]:
-    """Holds that have lapsed and nobody has ended, with their accounts.
+def lapsed_holds(*, ledger_id: UUID, limit: int) -> list[UUID]:
+    """Holds that have lapsed and nobody has ended.
 
     Args:
         ledger_id: whose.
@@ -309,24 +315,16 @@ def lapsed_holds(*, ledger_id: UUID, limit: int) -> list[tuple[UUID, list[UUID]]
             break
         ids.append(hold_id)
         postings += posting_count
-    accounts: dict[UUID, list[UUID]] = {hold_id: [] for hold_id in ids}
+    return ids
+
+
+def hold_accounts(
+    *, ledger_id: UUID, hold_ids: Iterable[UUID]
+) -> dict[UUID, set[UUID]]:
+    """The accounts of holds, which never change; none of a hold that there is not."""
+    accounts: dict[UUID, set[UUID]] = {hold_id: set() for hold_id in hold_ids}
     for hold_id, *pair in HoldPosting.objects.filter(
-        ledger_id=ledger_id, hold_id__in=ids
+        ledger_id=ledger_id, hold_id__in=list(accounts)
     ).values_list("hold_id", "from_account_id", "to_account_id"):
-        accounts[hold_id].extend(pair)
-    return list(accounts.items())
-
-
-def hold_accounts(*, ledger_id: UUID, hold_id: UUID) -> list[UUID]:
-    """The accounts of a hold, which never change.
-
-    Raises:
-        ProblemError: ``hold_not_found``.
-    """
-    pairs = HoldPosting.objects.filter(
-        ledger_id=ledger_id, hold_id=hold_id
-    ).values_list("from_account_id", "to_account_id")
-    found = [account_id for pair in pairs for account_id in pair]
-    if not found:
-        raise hold_missing(hold_id)
-    return found
+        accounts[hold_id].update(pair)
+    return accounts

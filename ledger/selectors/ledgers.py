@@ -7,11 +7,15 @@ from decimal import Decimal
 from uuid import UUID
 
 from ledger.models import Ledger
+from payflow.statements import run_prepared
 
 #: The names of the settings in the ledger's JSON, with the fields that they set.
 DEFAULT_LIFETIME = "hold_default_lifetime_seconds"
 MAX_LIFETIME = "hold_max_lifetime_seconds"
 OVER_CAPTURE = "hold_over_capture_basis_points"
+
+
+_SETTINGS = "SELECT settings FROM ledger_ledger WHERE id = $1::uuid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class HoldSettings:
 
 def hold_settings(*, ledger_id: UUID) -> HoldSettings:
     """The ledger's settings of holds, with the defaults for what it does not say."""
-    settings = Ledger.objects.values_list("settings", flat=True).get(id=ledger_id)
+    ((settings,),) = run_prepared(_SETTINGS, [ledger_id])
     return HoldSettings.from_json(settings)
 
 

@@ -11,8 +11,8 @@ from uuid import UUID
 from django.db.models.functions import Now
 
 from ledger.engine.batch import Batch
-from ledger.enums import AccountStatus, HoldStatus, Permission
-from ledger.locks import lock_account_row, lock_holds
+from ledger.enums import AccountStatus, Permission
+from ledger.locks import lock_account_row
 from ledger.models import Account, HoldPosting
 from ledger.selectors.accounts import account_get, account_missing
 from ledger.selectors.holds import IS_OPEN
@@ -175,15 +175,9 @@ def _expire_lapsed(
     }
     if not ids:
         return
-    pairs = HoldPosting.objects.filter(
-        ledger_id=ledger_id, hold_id__in=ids
-    ).values_list("from_account_id", "to_account_id")
     batch = Batch(ledger_id=ledger_id, actor=actor, now=now)
-    batch.lock(other_id for pair in pairs for other_id in pair)
-    for hold in lock_holds(ledger_id=ledger_id, hold_ids=ids):
-        # Somebody else may have ended or extended it before we had the lock.
-        if hold.status == HoldStatus.ACTIVE and hold.is_lapsed:
-            batch.end_hold(hold, HoldStatus.EXPIRED)
+    batch.lock(hold_ids=list(ids))
+    batch.end_lapsed(ids)
     batch.write()
 
 

@@ -4,6 +4,9 @@ The engine writes it all. Locks are taken as everywhere: the hold's accounts, th
 hold, so of a capture, a void and an expiry that meet, one wins, and the others find the
 hold ended. A hold that has lapsed by PostgreSQL's clock is expired in fact, whether a
 sweep has recorded it or not.
+
+Holds are placed, captured and voided by ``ledger.services.operations``, several in one
+transaction; the first three functions judge one of them and add it to the batch.
 """
 
 from collections.abc import Mapping
@@ -14,21 +17,14 @@ from uuid import UUID
 
 from ledger.engine.batch import Batch
 from ledger.enums import HoldStatus, Permission, TransferKind
-from ledger.locks import LockedHold, lock_holds
-from ledger.selectors.holds import (
-    HoldView,
-    hold_accounts,
-    hold_get,
-    hold_missing,
-    lapsed_holds,
-)
-from ledger.selectors.ledgers import hold_settings
+from ledger.locks import LockedHold
+from ledger.selectors.holds import HoldView, hold_missing, lapsed_holds
+from ledger.selectors.ledgers import HoldSettings, hold_settings
 from ledger.services.parts import Parts, amounts_of
-from ledger.services.posting import Outcome
-from ledger.types import HoldRequest, PostingRequest, TransferRequest
+from ledger.types import HoldRequest, TransferRequest
 from payflow.actors import Actor
 from payflow.clock import format_instant
-from payflow.errors import Problem
+from payflow.errors import Problem, ProblemError
 
 #: The most lapsed holds that one transaction of the sweep ends.
 SWEEP_BATCH = 200
@@ -43,6 +39,7 @@ class CaptureRequest:
         hold_id: the hold.
         parts: how much of which postings.
         is_final: release what is left of the hold.
+        idempotency_key: of the request, for the record.
     """
 
     hold_id: UUID
@@ -51,33 +48,31 @@ class CaptureRequest:
     reference: str | None = None
     description: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VoidRequest:
+    """Which hold is to be given up, and why."""
+
+    hold_id: UUID
+    reason: str = ""
 
 
 def hold_place(
-    *,
-    ledger_id: UUID,
-    request: HoldRequest,
-    actor: Actor,
-    now: datetime,
-    idempotency_key: str | None = None,
-) -> HoldView | Problem:
+    batch: Batch, *, request: HoldRequest, settings: HoldSettings, now: datetime
+) -> Problem | None:
     """Reserves money, which is unavailable from then on, and moves none.
 
     Refused for the first of: ``expires_at_in_past``, ``hold_too_long``, and then as a
     transfer of its postings would be (``ledger.engine.refusals``).
 
     Args:
-        ledger_id: the ledger that all accounts must belong to.
+        batch: has locked the accounts.
         request: what is held, and until when.
-        actor, now, idempotency_key: for the record.
-
-    Raises:
-        RuntimeError: no transaction is open.
+        settings: the ledger's.
+        now: the interface's clock.
     """
-    batch = Batch(
-        ledger_id=ledger_id, actor=actor, now=now, idempotency_key=idempotency_key
-    )
-    settings = hold_settings(ledger_id=ledger_id)
     lifetime = None if request.expires_at else request.lifetime
     if request.expires_at is None and lifetime is None:
         lifetime = min(settings.default_lifetime, settings.max_lifetime)
@@ -85,24 +80,14 @@ def hold_place(
         request.expires_at or now + (lifetime or timedelta()),
         now=now,
         latest=now + settings.max_lifetime,
-    )
-    if problem is not None:
-        return problem
-    batch.lock(
-        account_id
-        for posting in request.postings
-        for account_id in (posting.from_account_id, posting.to_account_id)
-    )
-    batch.prepare([request])
-    problem = batch.refusal(request)
+    ) or batch.refusal(request)
     if problem is None:
         batch.add_hold(
             request,
             lifetime=lifetime,
             over_capture_basis_points=settings.over_capture_basis_points,
         )
-    batch.write()
-    return problem or hold_get(ledger_id=ledger_id, hold_id=request.id)
+    return problem
 
 
 def _expiry_forbids(
@@ -120,13 +105,8 @@ def _expiry_forbids(
 
 
 def hold_capture(
-    *,
-    ledger_id: UUID,
-    request: CaptureRequest,
-    actor: Actor,
-    now: datetime,
-    idempotency_key: str | None = None,
-) -> Outcome:
+    batch: Batch, *, request: CaptureRequest, actor: Actor
+) -> Problem | ProblemError | None:
     """Moves what a hold holds, or a part of it: a transfer of kind ``capture``.
 
     A hold can be captured several times, until nothing of it is held. The last capture
@@ -135,34 +115,36 @@ def hold_capture(
 
     Refused for the first of: ``hold_expired``, ``hold_not_active``,
     ``capture_exceeds_hold``, and then as any transfer (``ledger.engine.refusals``).
+    The request itself is wrong (``ProblemError``) with ``hold_not_found``, and with
+    ``invalid_request`` if the hold has no such posting.
 
-    Raises:
-        ProblemError: ``hold_not_found``; ``invalid_request`` (no such posting).
-        RuntimeError: no transaction is open.
+    Args:
+        batch: has locked the hold.
+        request: what is captured.
+        actor: who asks, with the permissions.
     """
-    batch = Batch(
-        ledger_id=ledger_id, actor=actor, now=now, idempotency_key=idempotency_key
-    )
-    hold = _lock(batch, request.hold_id)
+    hold = batch.holds.get(request.hold_id)
+    if hold is None:
+        return hold_missing(request.hold_id)
     if (problem := _not_active(hold)) is not None:
         return problem
-    amounts = _amounts(request, hold)
+    try:
+        amounts = _amounts(request, hold)
+    except ProblemError as error:
+        return error
     if isinstance(amounts, Problem):
         return amounts
     wanted = [posting for posting in hold.postings if amounts.get(posting.number)]
     capture = TransferRequest(
-        postings=tuple(
-            PostingRequest(p.from_account_id, p.to_account_id, amounts[p.number])
-            for p in wanted
-        ),
+        postings=tuple(posting.part(amounts[posting.number]) for posting in wanted),
         kind=TransferKind.CAPTURE,
         reference=request.reference,
         description=request.description,
         metadata=request.metadata,
+        idempotency_key=request.idempotency_key,
         hold_id=hold.id,
         source_postings=tuple(posting.number for posting in wanted),
     )
-    batch.prepare([capture])
     problem = batch.refusal(capture, hold=hold, is_final=request.is_final)
     if (
         problem is not None
@@ -173,8 +155,7 @@ def hold_capture(
         problem = batch.refusal(capture, hold=hold, is_final=request.is_final)
     if problem is None:
         batch.add_capture(hold, capture, is_final=request.is_final)
-    posted = batch.write()
-    return problem or posted[0]
+    return problem
 
 
 def _amounts(request: CaptureRequest, hold: LockedHold) -> dict[int, int] | Problem:
@@ -195,29 +176,23 @@ def _amounts(request: CaptureRequest, hold: LockedHold) -> dict[int, int] | Prob
     return dict(amounts)
 
 
-def hold_void(
-    *,
-    ledger_id: UUID,
-    hold_id: UUID,
-    reason: str,
-    actor: Actor,
-    now: datetime,
-) -> HoldView | Problem:
+def hold_void(batch: Batch, *, request: VoidRequest) -> Problem | ProblemError | None:
     """Gives up what a hold still holds. Works on frozen accounts too.
 
-    Refused for the first of: ``hold_expired``, ``hold_not_active``.
+    Refused for the first of: ``hold_expired``, ``hold_not_active``. The request itself
+    is wrong (``ProblemError``) with ``hold_not_found``.
 
-    Raises:
-        ProblemError: ``hold_not_found``.
-        RuntimeError: no transaction is open.
+    Args:
+        batch: has locked the hold.
+        request: which hold.
     """
-    batch = Batch(ledger_id=ledger_id, actor=actor, now=now)
-    hold = _lock(batch, hold_id)
+    hold = batch.holds.get(request.hold_id)
+    if hold is None:
+        return hold_missing(request.hold_id)
     if (problem := _not_active(hold)) is not None:
         return problem
-    batch.end_hold(hold, HoldStatus.VOIDED, reason=reason)
-    batch.write()
-    return hold_get(ledger_id=ledger_id, hold_id=hold_id)
+    batch.end_hold(hold, HoldStatus.VOIDED, reason=request.reason)
+    return None
 
 
 def hold_extend(
@@ -239,7 +214,10 @@ def hold_extend(
         RuntimeError: no transaction is open.
     """
     batch = Batch(ledger_id=ledger_id, actor=actor, now=now)
-    hold = _lock(batch, hold_id)
+    batch.lock(hold_ids=[hold_id])
+    hold = batch.holds.get(hold_id)
+    if hold is None:
+        raise hold_missing(hold_id)
     if (problem := _not_active(hold)) is not None:
         return problem
     if expires_at <= hold.expires_at:
@@ -256,7 +234,7 @@ def hold_extend(
         return problem
     batch.extend_hold(hold, expires_at)
     batch.write()
-    return hold_get(ledger_id=ledger_id, hold_id=hold_id)
+    return HoldView.of(hold)
 
 
 def holds_expire(*, ledger_id: UUID, now: datetime) -> int:
@@ -272,28 +250,10 @@ def holds_expire(*, ledger_id: UUID, now: datetime) -> int:
     if not found:
         return 0
     batch = Batch(ledger_id=ledger_id, actor=SWEEPER, now=now)
-    batch.lock(account_id for _, accounts in found for account_id in accounts)
-    lapsed = [
-        hold
-        for hold in lock_holds(
-            ledger_id=ledger_id, hold_ids=(hold_id for hold_id, _ in found)
-        )
-        # Somebody else may have ended or extended it before we had the lock.
-        if hold.status == HoldStatus.ACTIVE and hold.is_lapsed
-    ]
-    for hold in lapsed:
-        batch.end_hold(hold, HoldStatus.EXPIRED)
+    batch.lock(hold_ids=found)
+    ended = batch.end_lapsed(found)
     batch.write()
-    return len(lapsed)
-
-
-def _lock(batch: Batch, hold_id: UUID) -> LockedHold:
-    """The hold, locked after its accounts."""
-    batch.lock(hold_accounts(ledger_id=batch.ledger_id, hold_id=hold_id))
-    found = lock_holds(ledger_id=batch.ledger_id, hold_ids=[hold_id])
-    if not found:
-        raise hold_missing(hold_id)
-    return found[0]
+    return ended
 
 
 def _not_active(hold: LockedHold) -> Problem | None:

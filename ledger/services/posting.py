@@ -5,7 +5,7 @@ others of the list alone; whoever wants all or nothing raises when it sees one. 
 refusals and their order are those of ``ledger.engine.refusals``.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -52,45 +52,7 @@ def transfers_post(
         ValueError: too many requests, or one without postings.
     """
     batch = _locked_batch(ledger_id, requests, actor, now, idempotency_key)
-    return _post_each(batch, [(request, actor) for request in requests], tasks_are_done)
-
-
-def transfers_post_together(
-    *,
-    ledger_id: UUID,
-    requests: Sequence[tuple[TransferRequest, Actor]],
-    now: datetime,
-) -> list[Outcome]:
-    """Posts transfers that several actors ask for, in the caller's transaction.
-
-    Args:
-        ledger_id: the ledger that all accounts must belong to.
-        requests: at least one, with who asks for each; their idempotency keys are
-            their own. Otherwise as those of :func:`transfers_post`.
-        now: the interface's clock.
-
-    Returns:
-        For each request, in order, the posted transfer or the problem that refused it.
-
-    Raises:
-        RuntimeError: no transaction is open.
-        ValueError: too many requests, or one without postings.
-    """
-    transfers = [request for request, _ in requests]
-    batch = _locked_batch(ledger_id, transfers, requests[0][1], now, None)
-    return _post_each(batch, requests, tasks_are_done=False)
-
-
-def _post_each(
-    batch: Batch,
-    requests: Iterable[tuple[TransferRequest, Actor]],
-    tasks_are_done: bool,
-) -> list[Outcome]:
-    """Adds those of the requests that are not refused, and writes them."""
-    problems: list[Problem | None] = []
-    for request, actor in giving_way(requests):
-        batch.act_for(actor)
-        problems.append(batch.post(request))
+    problems = [batch.post(request) for request in giving_way(requests)]
     posted = iter(batch.write(tasks_are_done=tasks_are_done))
     return [problem or next(posted) for problem in problems]
 

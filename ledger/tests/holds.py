@@ -8,14 +8,8 @@ from django.db import connection
 
 from ledger.models import Account
 from ledger.selectors.holds import HoldView
-from ledger.services.holds import (
-    CaptureRequest,
-    hold_capture,
-    hold_extend,
-    hold_place,
-    hold_void,
-)
-from ledger.services.posting import Outcome
+from ledger.services.holds import CaptureRequest, VoidRequest, hold_extend
+from ledger.services.operations import operation_run
 from ledger.tests.factories import ACTOR
 from ledger.types import HoldRequest, PostingRequest
 from payflow.actors import Actor
@@ -25,7 +19,7 @@ from payflow.errors import Problem
 
 def place(source: Account, target: Account, amount: int, **fields: Any) -> Any:
     """Places a hold of one posting: a ``HoldView``, or the problem."""
-    return hold_place(
+    return operation_run(
         ledger_id=source.ledger_id,
         request=HoldRequest((PostingRequest(source.id, target.id, amount),), **fields),
         actor=ACTOR,
@@ -39,9 +33,9 @@ def capture(
     *,
     actor: Actor = ACTOR,
     **fields: Any,
-) -> Outcome:
-    """Captures of a hold."""
-    return hold_capture(
+) -> Any:
+    """Captures of a hold: a ``PostedTransfer``, or the problem."""
+    return operation_run(
         ledger_id=hold.row.ledger_id,
         request=CaptureRequest(hold.id, parts=parts, **fields),
         actor=actor,
@@ -49,12 +43,11 @@ def capture(
     )
 
 
-def void(hold: HoldView, reason: str = "") -> HoldView | Problem:
-    """Voids a hold."""
-    return hold_void(
+def void(hold: HoldView, reason: str = "") -> Any:
+    """Voids a hold: a ``HoldView``, or the problem."""
+    return operation_run(
         ledger_id=hold.row.ledger_id,
-        hold_id=hold.id,
-        reason=reason,
+        request=VoidRequest(hold.id, reason),
         actor=ACTOR,
         now=now(),
     )

@@ -13,8 +13,8 @@ from ledger.models import Account, Change, Hold, HoldEvent, ScheduledTransfer, T
 from ledger.services.account_status import account_freeze
 from ledger.services.assets import AssetRequest, asset_create
 from ledger.services.clients import client_set_permissions
-from ledger.services.holds import hold_place
 from ledger.services.ledgers import ledger_update
+from ledger.services.operations import operation_run
 from ledger.services.periods import period_close
 from ledger.services.reversals import ReversalRequest, transfer_reverse
 from ledger.services.scheduled import (
@@ -156,7 +156,7 @@ def test_a_list_of_holds_sums_by_currency(finance: Client) -> None:
     ledger = LedgerFactory()
     usd = [AccountFactory(ledger=ledger, balance=9_000) for _ in range(2)]
     jpy = [AccountFactory(ledger=ledger, balance=9_000, currency="JPY") for _ in "ab"]
-    hold_place(
+    operation_run(
         ledger_id=ledger.id,
         request=HoldRequest(
             (

@@ -40,7 +40,8 @@ from ledger.services.account_status import (
     account_unfreeze,
 )
 from ledger.services.batches import batch_post
-from ledger.services.holds import hold_place, holds_expire
+from ledger.services.holds import holds_expire
+from ledger.services.operations import operation_run
 from ledger.services.periods import period_close, period_reopen
 from ledger.services.reversals import ReversalRequest, transfer_reverse
 from ledger.services.scheduled import (
@@ -451,7 +452,7 @@ class BooksMachine(RuleBasedStateMachine):
     def place(self, moves: list[Move]) -> Any:
         expected = self.model.place(moves)
         outcome = self.done(
-            lambda: hold_place(
+            lambda: operation_run(
                 ledger_id=self.ledger.id,
                 request=HoldRequest(self.postings(moves)),
                 actor=ACTOR,

@@ -28,7 +28,7 @@ from ledger.selectors.transfers import (
     transfer_list,
     transfers_with_postings,
 )
-from ledger.services.holds import hold_place
+from ledger.services.operations import operation_run
 from ledger.services.reversals import ReversalRequest, transfer_reverse
 from ledger.services.scheduled import (
     ScheduleRequest,
@@ -414,7 +414,7 @@ def test_holds_of_an_account_are_found_whatever_became_of_its_posting(books):
     a, b, c, d = books.accounts[:4]
     for _ in range(3):
         for first, second in (((a, b), (c, d)), ((c, d), (b, a)), ((c, a), (a, d))):
-            placed = hold_place(
+            placed = operation_run(
                 ledger_id=books.ledger.id,
                 request=HoldRequest(
                     tuple(PostingRequest(x.id, y.id, 10) for x, y in (first, second))
@@ -451,7 +451,7 @@ def test_holds_of_an_account_are_found_whatever_became_of_its_posting(books):
 
 def test_one_posting_of_a_hold_meets_the_account_and_the_amount(books):
     a, b, c = books.accounts[:3]
-    placed = hold_place(
+    placed = operation_run(
         ledger_id=books.ledger.id,
         request=HoldRequest(
             (PostingRequest(a.id, b.id, 10), PostingRequest(b.id, c.id, 20))

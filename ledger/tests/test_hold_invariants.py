@@ -131,7 +131,7 @@ class HoldBooks:
         )
         batch.add(request)
         if write_hold:
-            batch._holds[hold.id] = hold
+            batch._changed_holds[hold.id] = hold
         (posted,) = batch.write()
         return posted
 
@@ -621,7 +621,7 @@ def test_two_captures_in_one_statement_are_counted_both(books):
                     source_postings=(1,),
                 )
             )
-        batch._holds[hold.id] = hold
+        batch._changed_holds[hold.id] = hold
         batch.write()
 
     assert rule_against(lambda: capture_twice(40)) == "hold_captured_equals_captures"
@@ -717,7 +717,7 @@ def test_a_lapsed_hold_is_not_captured_by_extending_it_on_the_way(books):
                 source_postings=(1,),
             )
         )
-        batch._holds[hold.id] = hold
+        batch._changed_holds[hold.id] = hold
         batch.write()
 
     assert rule_against(attack) == "hold_is_extended_before_it_lapses"

@@ -13,8 +13,9 @@ from ledger.enums import Permission, ReversalReason
 from ledger.models import Account, Change, Ledger, Usage, VelocityLimit
 from ledger.selectors.limits import limits_get
 from ledger.services.accounts import system_account_id
-from ledger.services.holds import hold_place, holds_expire
+from ledger.services.holds import holds_expire
 from ledger.services.limits import limits_set
+from ledger.services.operations import operation_run
 from ledger.services.payouts import PayoutHandler
 from ledger.services.reversals import ReversalRequest, transfer_reverse
 from ledger.tests.books import Books
@@ -653,7 +654,7 @@ def test_a_hold_counts_for_each_account_by_what_was_captured_of_its_own_postings
     for account in (first, second, shop):
         everything(account)
     age(ledger.id, timedelta(days=40))
-    hold = hold_place(
+    hold = operation_run(
         ledger_id=ledger.id,
         request=HoldRequest(
             (

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ledger.models import Account, Ledger
 from ledger.selectors.holds import HoldView
-from ledger.services.holds import hold_place
+from ledger.services.operations import operation_run
 from ledger.services.reversals import ReversalRequest, transfer_reverse
 from ledger.tests.factories import ACTOR, AccountFactory, LedgerFactory, post
 from ledger.tests.holds import capture, lapse, void
@@ -102,7 +102,7 @@ class Books:
         return outcomes
 
     def hold(self, moves: Moves) -> HoldView | Problem:
-        outcome = hold_place(
+        outcome = operation_run(
             ledger_id=self.ledger.id,
             request=HoldRequest(self.postings(moves)),
             actor=ACTOR,

@@ -12,10 +12,10 @@ from ledger.engine.batch import Batch
 from ledger.enums import AccountKind, AccountStatus, TransferKind
 from ledger.locks import LockedAccount
 from ledger.models import Account, Entry, Transfer
+from ledger.services.operations import operations_run
 from ledger.services.posting import (
     MAX_TRANSFERS,
     transfers_post,
-    transfers_post_together,
 )
 from ledger.services.reversals import payout_give_back
 from ledger.tests.factories import (
@@ -430,7 +430,7 @@ def test_transfers_of_several_actors_each_record_their_own():
         for amount in (1, 101, 2, 3)
     ]
 
-    outcomes = transfers_post_together(
+    outcomes = operations_run(
         ledger_id=ledger.id,
         requests=list(zip(requests, (shop, app, app, shop), strict=True)),
         now=now(),

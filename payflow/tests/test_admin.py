@@ -22,6 +22,7 @@ from ledger.models import (
     AuditRun,
     Change,
     Entry,
+    Hold,
     ScheduledTransfer,
     Transfer,
     Usage,
@@ -126,7 +127,7 @@ def make_books() -> SimpleNamespace:
         change=Change.objects.filter(ledger_id=ledger.id, account_id=source.id).latest(
             "id"
         ),
-        hold=hold.row,
+        hold=Hold.objects.get(ledger_id=ledger.id, id=hold.id),
         scheduledtransfer=scheduled,
         asset=asset,
         usage=Usage.objects.filter(ledger_id=ledger.id).latest("id"),

@@ -156,7 +156,7 @@ def busy() -> ProblemError:
 
 def test_who_wants_nothing_that_is_contended_runs_together_again(recorder):
     coalescer = Coalescer(
-        recorder.run, contended=lambda requests: {"treasury"} if requests else set()
+        recorder.run, contended=lambda group, resources: resources & {"treasury"}
     )
 
     def start(name: str, resource: str) -> "gevent.Greenlet[str]":
@@ -177,6 +177,100 @@ def test_who_wants_nothing_that_is_contended_runs_together_again(recorder):
 
     assert results(sent) == ["FIRST", "stuck alone", "FREE"]
     assert recorder.batches == [["first"], ["stuck", "free"], ["free"]]
+
+
+class Directory:
+    """A ``look_up`` that finds what requests are named after, and notes who asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+        self.errors: list[Exception] = []
+
+    def look_up(self, group: object, requests: Sequence[str]) -> list[set[str]]:
+        self.asked.append(list(requests))
+        if self.errors:
+            raise self.errors.pop()
+        return [{request.partition(" ")[2]} for request in requests]
+
+
+@pytest.fixture
+def directory() -> Directory:
+    return Directory()
+
+
+@pytest.fixture
+def send_unknown(
+    recorder: Recorder, directory: Directory
+) -> Callable[[str], "gevent.Greenlet[str]"]:
+    coalescer = Coalescer(
+        recorder.run,
+        contended=lambda group, resources: resources & {"treasury"},
+        look_up=directory.look_up,
+    )
+
+    def start(name: str) -> "gevent.Greenlet[str]":
+        greenlet = gevent.spawn(
+            coalescer.submit,
+            name,
+            identity=name,
+            group="books",
+            resources=None,
+            alone=lambda: f"{name} alone",
+        )
+        gevent.sleep(0)
+        return greenlet
+
+    return start
+
+
+def test_that_resources_are_not_looked_up_while_nobody_is_kept_away(
+    recorder, directory, send_unknown
+):
+    sent = [send_unknown(name) for name in ("a x", "b x", "c y")]
+    recorder.gate.set()
+
+    assert results(sent) == ["A X", "B X", "C Y"]
+    assert recorder.batches == [["a x"], ["b x", "c y"]]
+    assert directory.asked == []
+
+
+def test_that_who_turns_out_to_want_what_a_lane_has_waits_for_it(
+    recorder, directory, send_unknown
+):
+    first = send_unknown("first treasury")
+    waits, passes = send_unknown("waits treasury"), send_unknown("passes bob")
+    with gevent.Timeout(20):
+        while len(recorder.batches) < 2:
+            gevent.sleep(0.005)
+
+    assert recorder.batches == [["first treasury"], ["passes bob"]]
+    assert directory.asked == [["first treasury", "waits treasury", "passes bob"]]
+
+    recorder.gate.set()
+    results([first, waits, passes])
+    assert recorder.batches[2:] == [["waits treasury"]]
+
+
+def test_that_who_turns_out_to_want_nothing_contended_runs_together_again(
+    recorder, send_unknown
+):
+    sent = [send_unknown(name) for name in ("first x", "stuck treasury", "free y")]
+    recorder.errors = [None, busy()]
+    recorder.gate.set()
+
+    assert results(sent) == ["FIRST X", "stuck treasury alone", "FREE Y"]
+    assert recorder.batches[1:] == [["stuck treasury", "free y"], ["free y"]]
+
+
+def test_that_a_lane_survives_a_look_up_that_fails(recorder, directory, send_unknown):
+    directory.errors = [OperationalError("gone")]
+    sent = [send_unknown(name) for name in ("first x", "second x")]
+    with gevent.Timeout(20):
+        while len(recorder.batches) < 2:
+            gevent.sleep(0.005)
+    recorder.gate.set()
+
+    assert results(sent) == ["FIRST X", "SECOND X"]
 
 
 def test_what_runs_alone_is_not_taken_by_a_lane(recorder, send, monkeypatch):
