@@ -132,8 +132,11 @@ def read_transfer_fields(
     shape: Shape, *, idempotency_key: str | None = None
 ) -> TransferRequest:
     """The transfer that an object asks for; the caller finishes the shape."""
+    postings = read_postings(shape)
+    if shape.is_read:
+        return TransferRequest(postings, idempotency_key=idempotency_key)
     return TransferRequest(
-        postings=read_postings(shape),
+        postings=postings,
         reference=shape.text("reference", maximum=MAX_REFERENCE, empty=False),
         description=shape.text("description", maximum=MAX_DESCRIPTION) or "",
         metadata=shape.metadata("metadata"),

@@ -69,13 +69,18 @@ class Shape:
         """Where the field ``name`` stands in the body, for messages."""
         return f"{self._path}.{name}".lstrip(".")
 
+    @property
+    def is_read(self) -> bool:
+        """True once all fields that there are have been asked for."""
+        return len(self._known) == len(self._data)
+
     def finish(self) -> None:
         """Raises what was collected, unknown fields included.
 
         Raises:
             ProblemError: ``invalid_request``.
         """
-        if len(self._known) != len(self._data):
+        if not self.is_read:
             for name in self._data:
                 if name not in self._known:
                     self.fail(name, "unknown_field", "This field is not known here.")
