@@ -5,9 +5,9 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import mean
 from typing import Any
 
 from benchmarks import measure
@@ -32,11 +32,11 @@ SEEDED_TRANSFERS = 30_000
 HOT_ENTRIES = 20_000
 INSTANTS = 500
 DISPATCH_SECONDS = 120
-#: What wrk has left behind when it ends is finished when the web processes take less
-#: than this of a processor.
-IDLE_PART = 0.2
-IDLE_LOOK_SECONDS = 0.2
-IDLE_WAIT_SECONDS = 60
+#: After so much WAL since the last checkpoint there is one before the next case, for at
+#: twice as much PostgreSQL would begin one in the middle of it.
+CHECKPOINT_BYTES = 500_000_000
+#: Enough for each account's pages to have been changed since a checkpoint.
+REFRESHING_TRANSFERS = 20_000
 
 Metrics = dict[str, Any]
 
@@ -150,8 +150,9 @@ class Bench:
     def _loaded(self, run: Callable[[float], Load]) -> Metrics:
         if self.warm_up_seconds:
             run(self.warm_up_seconds)
-            self.wait_until_idle()
+            self.stack.wait_until_idle()
         written = self.boundary()
+        disk = measure.disk_work(self.stack)
         before = measure.cpu_seconds(self.stack)
         machine = measure.machine_cpu_seconds()
         load = run(self.seconds)
@@ -159,8 +160,14 @@ class Bench:
         cpu = measure.difference(before, measure.cpu_seconds(self.stack))
         cpu["generator"] = load.cpu_seconds
         elsewhere = max(0.0, machine - sum(cpu.values())) / load.seconds
+        disk = measure.difference(disk, measure.disk_work(self.stack))
         self.stack.check_alive()
-        self.wait_until_idle()
+        if not load.requests:
+            raise BenchmarkError(
+                f"Nothing was answered within {load.seconds:.0f} s: measure for longer,"
+                " with --seconds."
+            )
+        self.stack.wait_until_idle()
         return {
             "rate": load.rate,
             "requests": load.requests,
@@ -169,20 +176,27 @@ class Bench:
             "cpu_seconds": cpu,
             "generator_busy": load.cpu_seconds / load.seconds / load.threads,
             "elsewhere_cpus": elsewhere,
+            "disk": disk,
             "finished": load.finished,
             "late_ms": load.late_ms,
             "transfers": self.transfers_since(written),
         }
 
-    def wait_until_idle(self) -> None:
-        """Waits for requests that wrk began and did not wait for."""
-        deadline = time.monotonic() + IDLE_WAIT_SECONDS
-        busy = 1.0
-        while busy > IDLE_PART and time.monotonic() < deadline:
-            before = measure.cpu_seconds(self.stack)["web"]
-            time.sleep(IDLE_LOOK_SECONDS)
-            used = measure.cpu_seconds(self.stack)["web"] - before
-            busy = used / IDLE_LOOK_SECONDS
+    def refresh(self, *, always: bool = False) -> None:
+        """Puts PostgreSQL in the middle between two checkpoints, where it mostly is.
+
+        After a checkpoint the first change of each page writes all of it to the WAL: in
+        big books for each account a few, in small ones hardly any. At once after one,
+        a case of seconds would measure nothing else.
+        """
+        ((written,),) = self.query(
+            "SELECT pg_current_wal_lsn() - redo_lsn FROM pg_control_checkpoint()"
+        )
+        if always or written > CHECKPOINT_BYTES:
+            with self.background_halted():
+                self.query("CHECKPOINT")
+                self.write_batches(REFRESHING_TRANSFERS)
+                self.settle()
 
     # --- The database -------------------------------------------------------------
 
@@ -235,12 +249,12 @@ class Bench:
 
     @contextmanager
     def background_halted(self) -> Iterator[None]:
-        """Worker, dispatcher and beat stand still."""
-        self.stack.pause_background()
+        """Worker, dispatcher and beat stand still; then they are as before."""
+        halted = self.stack.pause_background()
         try:
             yield
         finally:
-            self.stack.resume_background()
+            self.stack.resume(*halted)
 
     def write_batches(self, transfers: int, *, hot: bool = False) -> None:
         """Writes transfers by SQL; ``hot``: they are all the first account's."""
@@ -488,6 +502,7 @@ def _dispatch(bench: Bench) -> Metrics:
 
 
 def _seed(bench: Bench) -> Metrics:
+    disk = measure.disk_work(bench.stack)
     before = measure.cpu_seconds(bench.stack)
     run = run_measured(
         [
@@ -505,6 +520,7 @@ def _seed(bench: Bench) -> Metrics:
         "rate": SEEDED_TRANSFERS / float(found[2]),
         "requests": SEEDED_TRANSFERS,
         "seconds": float(found[2]),
+        "disk": measure.difference(disk, measure.disk_work(bench.stack)),
         "cpu_seconds": {**cpu, "command": run.cpu_seconds},
     }
 
@@ -549,30 +565,35 @@ def _hot_while_audited(bench: Bench) -> Metrics:
     """The hot account's rate while audits run one after the other, and without them.
 
     The audits are paced, as they are to be beside a load: at full speed they want all
-    of a small machine's cores, which the load has.
+    of a small machine's cores, which the load has. They are halted and let go on in
+    turns, so that growth and noise meet both alike: without, with, with, without.
     """
     if "hot" not in bench.rates:
         _single("hot", SOME_CLIENTS)(bench)
     _, clients = bench.rates["hot"]
-
-    def load() -> Metrics:
-        return bench.http("transfers", connections=clients, hot=1)
-
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        loaded = pool.submit(load)
-        audits = 0
-        while not loaded.done():
-            audit(bench.stack, *PACED_AUDIT)
-            audits += 1
-        metrics = checked(loaded.result(), transfers_each=1)
-    bench.settle()
-    alone = checked(load(), transfers_each=1)
-    bench.settle()
+    parts: dict[bool, list[Metrics]] = {False: [], True: []}
+    first = bench.seed % 2 == 0
+    bench.stack.start_audits(*PACED_AUDIT)
+    try:
+        bench.stack.wait_for_audit()
+        for is_audited in (first, not first, not first, first):
+            if is_audited:
+                bench.stack.resume("audit")
+            else:
+                bench.stack.halt("audit")
+            metrics = bench.http("transfers", connections=clients, hot=1)
+            parts[is_audited].append(checked(metrics, transfers_each=1))
+            bench.settle()
+    finally:
+        bench.stack.stop_audits()
+    alone, beside = (mean(part["rate"] for part in parts[key]) for key in parts)
     return {
-        **metrics,
-        "audits": audits,
-        "rate_alone": alone["rate"],
-        "kept": metrics["rate"] / alone["rate"],
+        **parts[True][-1],
+        "rate": beside,
+        "rate_alone": alone,
+        "kept": beside / alone,
+        "rates_alone": [part["rate"] for part in parts[False]],
+        "rates_beside": [part["rate"] for part in parts[True]],
     }
 
 

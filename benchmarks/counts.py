@@ -1,7 +1,8 @@
-"""How many statements and Valkey commands an operation takes.
+"""How many statements, Valkey commands and round trips an operation takes.
 
 Counted in a short load of its own, because counting costs something: PostgreSQL's
-``pg_stat_statements`` is told to count for its time only.
+``pg_stat_statements`` is told to count for its time only, and web workers reach both
+servers through proxies that count round trips.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import redis
 
 from benchmarks.cases import Bench, Metrics, account_paths
 from benchmarks.references import BATCH_SIZE
+from benchmarks.round_trips import RoundTripProxy
 from payflow.embedded.postgres import LOGIN_ROLE
 
 SECONDS = 2
@@ -38,15 +40,34 @@ def count_all(bench: Bench) -> dict[str, Metrics]:
         ("read.account", "reads", 1, reads),
     ]
     found = {}
-    with _counting(bench):
+    with _counting(bench), _proxies(bench) as proxies:
         for name, script, connections, options in loads:
-            found[name] = _count(bench, script, connections, options)
+            found[name] = _count(bench, proxies, script, connections, options)
             bench.settle()
     return found
 
 
+@contextmanager
+def _proxies(bench: Bench) -> Iterator[dict[str, RoundTripProxy]]:
+    """The web workers reach their servers through these, by the servers' names."""
+    stack = bench.stack
+    with (
+        RoundTripProxy(stack.postgres.port).running() as postgres,
+        RoundTripProxy(stack.valkey.port).running() as valkey,
+    ):
+        stack.restart_web(postgres_port=postgres.port, valkey_port=valkey.port)
+        try:
+            yield {"database": postgres, "valkey": valkey}
+        finally:
+            stack.restart_web()
+
+
 def _count(
-    bench: Bench, script: str, connections: int, options: dict[str, Any]
+    bench: Bench,
+    proxies: dict[str, RoundTripProxy],
+    script: str,
+    connections: int,
+    options: dict[str, Any],
 ) -> Metrics:
     seconds, warm_up = bench.seconds, bench.warm_up_seconds
     bench.seconds, bench.warm_up_seconds = SECONDS, 0
@@ -60,7 +81,11 @@ def _count(
             bench.query("SELECT pg_stat_statements_reset()")
             valkey.config_resetstat()
             began = bench.boundary()
+            before = {name: proxy.count for name, proxy in proxies.items()}
             metrics = bench.http(script, connections=connections, **options)
+            trips = {
+                name: proxies[name].count - count for name, count in before.items()
+            }
             rows = bench.query(_STATEMENTS, [LOGIN_ROLE])
             commands: dict[str, Any] = valkey.info("commandstats")  # type: ignore[assignment]
     finally:
@@ -77,6 +102,10 @@ def _count(
         "operations": operations,
         "statements_each": sum(row[0] for row in rows) / operations,
         "database_us_each": sum(row[1] for row in rows) * 1_000 / operations,
+        **{
+            f"{name}_round_trips_each": count / operations
+            for name, count in trips.items()
+        },
         "valkey_commands_each": sum(calls.values()) / operations,
         "valkey_commands": calls,
         "statements": [

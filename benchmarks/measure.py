@@ -1,14 +1,17 @@
 """What a case costs, by group of processes: processor time and memory."""
 
 import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from benchmarks.stack import Stack
+from benchmarks.stack import BACKGROUND, START_SECONDS, Stack, wait_until
 
+#: How long the background processes must be almost idle to have started.
+_STARTED_SECONDS = 1.0
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -37,6 +40,26 @@ def cpu_seconds(stack: Stack) -> dict[str, float]:
     return seconds
 
 
+def wait_until_started(stack: Stack) -> None:
+    """Waits until worker, dispatcher and beat have done what they do at their start.
+
+    Raises:
+        BenchmarkError: they have not within a minute.
+    """
+
+    def is_started() -> bool:
+        before = cpu_seconds(stack)
+        time.sleep(_STARTED_SECONDS)
+        used = difference(before, cpu_seconds(stack))
+        return sum(used[group] for group in BACKGROUND) < _STARTED_SECONDS / 10
+
+    wait_until(
+        is_started,
+        START_SECONDS,
+        lambda: f"After {START_SECONDS} s the background processes are still starting.",
+    )
+
+
 def machine_cpu_seconds() -> float:
     """Processor time that anything on this machine has taken, or was kept from taking.
 
@@ -45,6 +68,33 @@ def machine_cpu_seconds() -> float:
     times = psutil.cpu_times()
     fields = ("user", "nice", "system", "irq", "softirq", "steal")
     return sum(getattr(times, field, 0.0) for field in fields)
+
+
+_WRITTEN = """
+SELECT wal_fpi, pg_current_wal_flush_lsn() - '0/0' AS wal_bytes, num_done,
+    buffers_written FROM pg_stat_wal, pg_stat_checkpointer
+"""
+
+
+def disk_work(stack: Stack) -> dict[str, float]:
+    """What went to and from the disk since the servers' start.
+
+    ``wal_fpi`` counts whole pages in the WAL, which each page is at its first change
+    after a checkpoint; PostgreSQL tells of them up to a second late. ``read_kb`` and
+    ``written_kb`` are the whole machine's.
+    """
+    with stack.superuser() as connection:
+        row = connection.execute(_WRITTEN).fetchone()
+    pages, wal_bytes, checkpoints, buffers = row or (0, 0, 0, 0)
+    disk = psutil.disk_io_counters()
+    return {
+        "wal_fpi": float(pages),
+        "wal_kb": float(wal_bytes) / 1e3,
+        "checkpoints": float(checkpoints),
+        "checkpoint_buffers": float(buffers),
+        "read_kb": disk.read_bytes / 1e3 if disk else 0.0,
+        "written_kb": disk.write_bytes / 1e3 if disk else 0.0,
+    }
 
 
 def difference(

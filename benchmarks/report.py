@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.report RESULT.json [RESULT-OF-BIGGER-BOOKS.json ...]`` replaces
 what stands in README.md between ``<!-- benchmarks:begin -->`` and
-``<!-- benchmarks:end -->``, and writes docs/benchmark.md. With ``--print`` it prints
-both instead.
+``<!-- benchmarks:end -->``, and writes docs/benchmark.md, with the results of soaks
+that are given, too. With ``--print`` it prints both instead.
 """
 
 import argparse
@@ -13,8 +13,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cases import SOME_CLIENTS
 from benchmarks.plots import Chart, Line, svg
-from benchmarks.results import Goal, best, cpu_text, goals, size_goals
+from benchmarks.results import (
+    SOAK_COLUMNS,
+    Goal,
+    SizeRatio,
+    best,
+    cpu_text,
+    disk_each,
+    goals,
+    is_one_run,
+    size_ratios,
+    soak_rows,
+    soak_text,
+)
+from benchmarks.soak import GROWTH_MB, GROWTH_PART
 from payflow.embedded.environment import PROJECT_DIRECTORY
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
@@ -39,7 +53,9 @@ def summary(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", f"[All the numbers]({NUMBERS})."])
 
 
-def numbers(results: Sequence[dict[str, Any]]) -> str:
+def numbers(
+    results: Sequence[dict[str, Any]], soaks: Sequence[dict[str, Any]] = ()
+) -> str:
     """Everything that was measured, from the results in ascending size of the books."""
     first = results[0]
     cases = first["cases"]
@@ -62,20 +78,22 @@ def numbers(results: Sequence[dict[str, Any]]) -> str:
         title = f"## Books of {bigger['options']['entries']:,} entries"
         lines += ["", title, "", *_origin(bigger), ""]
         lines += _goal_table(goals(bigger["cases"]))
-        text = f"As a part of the rate at {first['options']['entries']:,} entries:"
-        lines += ["", text, "", *_goal_table(size_goals(cases, bigger["cases"]))]
-        lines += _drift(cases, bigger["cases"])
+        lines += ["", *_size_table(first, bigger)]
         lines += ["", *_case_table(bigger["cases"])]
+    for soaked in soaks:
+        lines += ["", *_soak_table(soaked)]
     return "\n".join(lines) + "\n"
 
 
 def _origin(result: dict[str, Any]) -> list[str]:
-    machine, rounds = result["machine"], result["options"]["rounds"]
+    machine = result["machine"]
+    rounds = len(result.get("rounds", ()))
+    counted = f"; {rounds} round{'s' if rounds > 1 else ''}" if rounds else ""
     return [
         f"Measured by `make bench` on {machine['cpus']} processors ({machine['cpu']},"
         f" {machine['memory_gb']:g} GB), which the load generator uses too;",
         f"PostgreSQL {machine['versions']['postgresql']}, Python {machine['python']},"
-        f" commit {machine['commit']}; {rounds} round{'s' if rounds > 1 else ''}.",
+        f" commit {machine['commit']}{counted}.",
     ]
 
 
@@ -87,6 +105,38 @@ def _goal_table(found: Sequence[Goal]) -> list[str]:
         for goal in found
     ]
     return ["| ratio within one run | is | goal | met |", "|---|--:|--:|---|", *rows]
+
+
+def _size_table(small: dict[str, Any], big: dict[str, Any]) -> list[str]:
+    """The rates as a part of those in small books, and what the disk was given."""
+
+    def each(ratio: SizeRatio, what: str, digits: int) -> str:
+        pair = (disk_each(ratio.small, what), disk_each(ratio.big, what))
+        return " / ".join(f"{n:,.{digits}f}" for n in pair if n is not None)
+
+    rows = [
+        f"| {ratio.goal.name} | {ratio.goal.value:.2f} |"
+        f" {ratio.least:.2f} to {ratio.most:.2f} | ≥ {ratio.goal.bound:.2f} |"
+        f" {'yes' if ratio.goal.is_met else 'no'} | {each(ratio, 'wal_fpi', 2)} |"
+        f" {each(ratio, 'wal_kb', 1)} | {each(ratio, 'read_kb', 1)} |"
+        for ratio in size_ratios(small, big)
+    ]
+    how = (
+        "both measured in turns, case by case, in one run: medians and range of the"
+        " rounds' ratios"
+        if is_one_run(small, big)
+        else "measured in two runs, so the machine may have changed between"
+    )
+    return [
+        f"As a part of the rate at {small['options']['entries']:,} entries, {how}."
+        " Beside it, for each operation in small and in big books, pages that were"
+        " written whole to the WAL, kB of WAL, and kB that were read from disk.",
+        "",
+        "| case | is | range | goal | met | whole pages | WAL kB | read kB |",
+        "|---|--:|--:|--:|---|--:|--:|--:|",
+        *rows,
+        *_drift(small["cases"], big["cases"]),
+    ]
 
 
 def _drift(small: dict[str, Any], big: dict[str, Any]) -> list[str]:
@@ -118,11 +168,19 @@ def _case_table(cases: dict[str, Any]) -> list[str]:
 
 def _count_table(counts: dict[str, Any]) -> list[str]:
     return [
-        "| for each operation | statements | Valkey commands |",
-        "|---|--:|--:|",
+        "| for each operation | statements | round trips to PostgreSQL | Valkey"
+        " commands | round trips to Valkey |",
+        "|---|--:|--:|--:|--:|",
         *(
-            f"| {name} | {count['statements_each']:.2f} |"
-            f" {count['valkey_commands_each']:.2f} |"
+            f"| {name} |"
+            + "|".join(
+                f" {count[key]:.2f} " if key in count else "  "
+                for key in (
+                    *("statements_each", "database_round_trips_each"),
+                    *("valkey_commands_each", "valkey_round_trips_each"),
+                )
+            )
+            + "|"
             for name, count in counts.items()
         ),
     ]
@@ -146,6 +204,24 @@ def _memory_table(stack: dict[str, Any]) -> list[str]:
             f"| {group} | {before[group]:,.0f} | {after.get(group, 0):,.0f} |"
             for group in before
         ),
+    ]
+
+
+def _soak_table(result: dict[str, Any]) -> list[str]:
+    soak, entries = result["soak"], result["options"]["entries"]
+    return [
+        f"## {soak['minutes']:g} minutes of steady load",
+        "",
+        *_origin(result),
+        "",
+        f"At half of the best rate of {SOME_CLIENTS} clients, on books of {entries:,}"
+        f" entries: {soak_text(soak)} Each process's own memory in MB; it grows if the"
+        " median of the last quarter passes that of the second by more than"
+        f" {GROWTH_MB:g} MB and {GROWTH_PART:.0%}.",
+        "",
+        f"| {' | '.join(SOAK_COLUMNS)} |",
+        "|---|--:|--:|--:|--:|---|",
+        *(f"| {' | '.join(row)} |" for row in soak_rows(soak)),
     ]
 
 
@@ -223,11 +299,15 @@ def main() -> None:
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULT.json")
     parser.add_argument("--print", action="store_true", help="print, change nothing")
     options = parser.parse_args()
-    results = [json.loads(path.read_text()) for path in options.results]
+    given = [json.loads(path.read_text()) for path in options.results]
+    soaks = [result for result in given if "soak" in result]
+    results = [result for result in given if "cases" in result]
     results.sort(key=lambda result: result["options"]["entries"])
+    if not results:
+        sys.exit("These are soaks only: name a result of cases, too.")
     text = summary(results)
     if options.print:
-        print(text, numbers(results), sep="\n\n")
+        print(text, numbers(results, soaks), sep="\n\n")
         return
     readme = PROJECT_DIRECTORY / "README.md"
     try:
@@ -235,7 +315,7 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"README.md: {error}")
     readme.write_text(changed)
-    (PROJECT_DIRECTORY / NUMBERS).write_text(numbers(results))
+    (PROJECT_DIRECTORY / NUMBERS).write_text(numbers(results, soaks))
     (PROJECT_DIRECTORY / CLIENTS_IMAGE).write_text(clients_chart(results[0]))
     if len(results) > 1:
         (PROJECT_DIRECTORY / SIZE_IMAGE).write_text(size_chart(results))

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from benchmarks.cases import Case, Metrics
 
 #: Groups of processes whose processor time is shown.
-GROUPS = ("web", "postgres", "valkey", "worker", "dispatcher", "beat", "generator")
+GROUPS = (
+    *("web", "postgres", "valkey", "worker", "dispatcher", "beat", "audit"),
+    "generator",
+)
 
 
 def summarize(
@@ -45,7 +48,7 @@ def _medians(measured: Sequence[Any]) -> dict[str, Any]:
         values = [metrics[key] for metrics in measured if key in metrics]
         if isinstance(values[0], dict):
             result[key] = _medians(values)
-        else:
+        elif not isinstance(values[0], list):
             result[key] = median(values)
     return result
 
@@ -153,14 +156,54 @@ _SIZE_BOUNDS = (("read.", 1 / 1.3), ("admin.", 1 / 1.3), ("", 0.9))
 _NOT_COMPARED = ("r1", "r2", "constant", "audit", "half.")
 
 
-def size_goals(small: dict[str, Any], big: dict[str, Any]) -> list[Goal]:
-    """The cases of a run on big books against those of one on small books."""
+@dataclass(frozen=True)
+class SizeRatio:
+    """A case's rate in big books as a part of that in small ones.
+
+    Attributes:
+        goal: the ratio; of books that were measured in turns the median of the rounds'.
+        least: the smallest of the rounds' ratios.
+        most: the largest of them.
+        small: the case in small books.
+        big: the case in big ones.
+    """
+
+    goal: Goal
+    least: float
+    most: float
+    small: dict[str, Any]
+    big: dict[str, Any]
+
+
+def size_ratios(small: dict[str, Any], big: dict[str, Any]) -> list[SizeRatio]:
+    """Compares the result of a run on big books with one on small books."""
     found = []
-    for name, case in big.items():
-        if name in small and not name.startswith(_NOT_COMPARED):
-            bound = next(b for start, b in _SIZE_BOUNDS if name.startswith(start))
-            found.append(Goal(case["title"], case["rate"] / small[name]["rate"], bound))
+    for name, case in big["cases"].items():
+        of_small = small["cases"].get(name)
+        if of_small is None or name.startswith(_NOT_COMPARED):
+            continue
+        ratios = [case["rate"] / of_small["rate"]]
+        if is_one_run(small, big):
+            ratios = [
+                in_big[name]["rate"] / in_small[name]["rate"]
+                for in_small, in_big in zip(small["rounds"], big["rounds"], strict=True)
+            ]
+        bound = next(b for start, b in _SIZE_BOUNDS if name.startswith(start))
+        goal = Goal(case["title"], median(ratios), bound)
+        found.append(SizeRatio(goal, min(ratios), max(ratios), of_small, case))
     return found
+
+
+def is_one_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two results are of books that one run measured in turns."""
+    return bool(one["began_at"] == other["began_at"])
+
+
+def disk_each(case: dict[str, Any], what: str) -> float | None:
+    """What the disk had to do for each operation; ``None`` where nobody looked."""
+    if "disk" not in case:
+        return None
+    return float(case["disk"][what] / (case["rate"] * case["seconds"]))
 
 
 # --- Showing --------------------------------------------------------------------------
@@ -193,8 +236,10 @@ def print_table(result: dict[str, Any]) -> None:
     console.print(table)
     for name, counts in result.get("counts", {}).items():
         console.print(
-            f"{name}: {counts['statements_each']:.2f} statements and"
-            f" {counts['valkey_commands_each']:.2f} Valkey commands for each"
+            f"{name}: {counts['statements_each']:.2f} statements in"
+            f" {counts['database_round_trips_each']:.2f} round trips and"
+            f" {counts['valkey_commands_each']:.2f} Valkey commands in"
+            f" {counts['valkey_round_trips_each']:.2f} for each"
         )
     judged = Table("goal", "ratio", "wanted", "")
     for goal in goals(cases):
@@ -212,6 +257,23 @@ def print_table(result: dict[str, Any]) -> None:
         )
 
 
+def print_sizes(results: Sequence[dict[str, Any]]) -> None:
+    """How the rates in bigger books compare with those in the smallest."""
+    for big in results[1:] if "cases" in results[0] else []:
+        entries = big["options"]["entries"]
+        table = Table(f"{entries:,} entries", "ratio", "rounds", "wanted", "")
+        for ratio in size_ratios(results[0], big):
+            goal = ratio.goal
+            table.add_row(
+                goal.name,
+                f"{goal.value:.2f}",
+                f"{ratio.least:.2f}-{ratio.most:.2f}",
+                f"≥ {goal.bound:.2f}",
+                "[green]met[/green]" if goal.is_met else "[red]not met[/red]",
+            )
+        Console(width=None if _is_wide() else 150).print(table)
+
+
 def cpu_text(case: dict[str, Any]) -> str:
     """As ``web 310, postgres 200``; what rounds to nothing is left out."""
     each = case.get("cpu_us_each", {})
@@ -220,21 +282,44 @@ def cpu_text(case: dict[str, Any]) -> str:
 
 
 def _print_soak(console: Console, soak: dict[str, Any]) -> None:
-    table = Table("process", "own MB at first", "own MB at last", "MB an hour")
-    most = max(len(process["samples"]) for process in soak["processes"].values())
-    for name, process in soak["processes"].items():
-        if len(process["samples"]) < most / 2:
-            continue  # it came or went, as PostgreSQL's connections and helpers do
-        first, last = process["samples"][0][1], process["samples"][-1][1]
-        slope = process["slope_mb_per_hour"]
-        table.add_row(
-            name,
-            f"{first:,.0f}",
-            f"{last:,.0f}",
-            "" if slope is None else f"{slope:+,.1f}",
-        )
+    table = Table(*SOAK_COLUMNS)
+    for row in soak_rows(soak):
+        table.add_row(*row)
     console.print(table)
-    console.print(f"{soak['rate']:,.0f} transfers/s for {soak['minutes']:g} minutes")
+    console.print(soak_text(soak))
+
+
+SOAK_COLUMNS = ("process", "at first", "after a quarter", "at last", "MB/h", "verdict")
+
+
+def soak_rows(soak: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each process that was there all the time, its own memory in MB.
+
+    Connections of PostgreSQL, which come and go, are left out.
+    """
+    return [
+        (
+            name,
+            *(f"{process[key]:,.1f}" for key in ("start_mb", "settled_mb", "end_mb")),
+            f"{process['slope_mb_per_hour'] or 0:+,.1f}",
+            process["verdict"],
+        )
+        for name, process in soak["processes"].items()
+        if process["verdict"] != "came or went"
+    ]
+
+
+def soak_text(soak: dict[str, Any]) -> str:
+    """What was done, and what the disk had to hold."""
+    disk, minutes = soak["disk"], soak["minutes"]
+    grown = disk["database_mb_after"] - disk["database_mb_before"]
+    gone = sum(p["verdict"] == "came or went" for p in soak["processes"].values())
+    return (
+        f"{soak['rate']:,.0f} transfers a second for {minutes:g} minutes. The database"
+        f" grew by {grown:,.0f} MB to {disk['database_mb_after']:,.0f} MB; its WAL had"
+        f" at most {disk['most_wal_mb']:,.0f} MB. {gone} processes came or went"
+        " meanwhile, such as PostgreSQL's for a connection."
+    )
 
 
 def _is_wide() -> bool:

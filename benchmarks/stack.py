@@ -15,9 +15,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -26,6 +26,7 @@ import psutil
 import psycopg
 from psycopg import sql
 
+from benchmarks.activity import busy_backends, open_connections
 from payflow.embedded import launch
 from payflow.embedded.environment import PROJECT_DIRECTORY
 from payflow.embedded.locks import FileLock
@@ -46,10 +47,17 @@ LEDGER, SEEDED_LEDGER = "benchmark", "seeded"
 ACCOUNT_COUNT = 10_000
 #: The smallest books: each account's opening balance, which has two entries.
 SMALLEST_ENTRIES = 2 * ACCOUNT_COUNT
-#: Up to this size each round begins with a new copy of the books.
-COPIED_ENTRIES = 1_000_000
+#: Books that are larger are migrated when the schema has changed, others made anew.
+MIGRATED_ENTRIES = 1_000_000
 ADMIN_NAME = "benchmark"
 START_SECONDS, STOP_SECONDS = 60, 60
+#: Longer than any request may take.
+IDLE_SECONDS = 60
+#: How long halted processes' statements may take to end before they are let go on.
+HALT_SECONDS = 0.5
+LOOK_SECONDS = 0.05
+
+BACKGROUND = ("beat", "dispatcher", "worker")
 
 _TEMPLATE = "payflow_books"
 #: Ready to count statements, at no cost until it is told to.
@@ -101,11 +109,10 @@ class Stack:
     ) -> None:
         self.directory = directory
         self.entries = max(entries, SMALLEST_ENTRIES)
-        self.copies_books = self.entries <= COPIED_ENTRIES
         self.processes: dict[str, Process] = {}
         self.web_port = self.constant_port = 0
         self._say = say
-        self._paused = False
+        self._halted: set[str] = set()
 
     # --- As a whole ---------------------------------------------------------------
 
@@ -135,16 +142,16 @@ class Stack:
                 self.stop()
 
     def begin_round(self) -> None:
-        """New processes, and for small books a new copy of them."""
+        """New processes, and a new copy of the books, all of it in memory."""
         self.stop_application()
         self._stop("valkey")
-        if self.copies_books:
-            self._copy_books()
+        self._copy_books()
         self._start_valkey()
         self.start_application()
 
     def stop(self) -> None:
         """Stops everything, in order; for every process there is an end."""
+        self.stop_audits()
         self.stop_application()
         self._stop("constant")
         self._stop("valkey")
@@ -215,29 +222,33 @@ class Stack:
     # --- Books --------------------------------------------------------------------
 
     def _prepare_books(self) -> None:
+        """The template is there, as the migrations of now would make it."""
         schema = _schema_digest()
-        if self.known.schema and self.known.schema != schema:
+        if not self._has_template():
+            self.known.schema = ""
+        if self.known.schema == schema:
+            return
+        is_migrated = self.known.schema and self.entries > MIGRATED_ENTRIES
+        # Should it fail half-way, the books are made anew.
+        self.known.schema = ""
+        self._remember()
+        if is_migrated:
             self._say("The schema has changed since these books were made ...")
-            if self.copies_books:
-                self.known.schema = ""
-            else:
-                self.manage("migrate", "--database", "owner", "--no-input")
-                self.known.schema = schema
-                self._remember()
-        if self.known.schema != schema:
+            self._admin("DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+            self._admin("ALTER DATABASE {template} RENAME TO {database}")
+            self.manage("migrate", "--database", "owner", "--no-input")
+        else:
             self._make_books()
-            self.known.schema = schema
-            self._remember()
+        with self.superuser() as connection:
+            connection.execute("VACUUM (ANALYZE)")
+        self._admin("ALTER DATABASE {database} RENAME TO {template}")
+        self.known.schema = schema
+        self._remember()
 
     def _make_books(self) -> None:
         self._say(f"Making books of {self.entries:,} entries ...")
-        with self.superuser("postgres") as connection:
-            for name in (_TEMPLATE, DATABASE):
-                connection.execute(
-                    sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(
-                        sql.Identifier(name)
-                    )
-                )
+        self._admin("DROP DATABASE IF EXISTS {template} WITH (FORCE)")
+        self._admin("DROP DATABASE IF EXISTS {database} WITH (FORCE)")
         self.postgres.create_roles(
             owner_password=self.known.owner_password,
             login_password=self.known.login_password,
@@ -267,38 +278,54 @@ class Stack:
             *("--email", ""),
             DJANGO_SUPERUSER_PASSWORD=self.known.admin_password,
         )
-        with self.superuser() as connection:
-            connection.execute("VACUUM (ANALYZE)")
-        with self.superuser("postgres") as connection:
-            if self.copies_books:
-                connection.execute(
-                    sql.SQL("ALTER DATABASE {} RENAME TO {}").format(
-                        sql.Identifier(DATABASE), sql.Identifier(_TEMPLATE)
-                    )
-                )
-            connection.execute("CHECKPOINT")
 
     def _copy_books(self) -> None:
+        """File by file, which ends with a checkpoint, and never through the WAL."""
+        self._admin("DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+        self._admin(
+            "CREATE DATABASE {database} TEMPLATE {template} OWNER {owner}"
+            " STRATEGY file_copy"
+        )
+        # The copy is what is measured: the memory is for it.
+        for file in self._files_of(_TEMPLATE):
+            with file.open("rb") as opened:
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        for file in self._files_of(DATABASE):
+            with file.open("rb", buffering=0) as opened:
+                while opened.read(1 << 22):
+                    pass
+
+    def _has_template(self) -> bool:
         with self.superuser("postgres") as connection:
-            for statement in (
-                "DROP DATABASE IF EXISTS {database} WITH (FORCE)",
-                "CREATE DATABASE {database} TEMPLATE {template} OWNER {owner}",
-                "CHECKPOINT",
-            ):
-                connection.execute(
-                    sql.SQL(statement).format(
-                        database=sql.Identifier(DATABASE),
-                        template=sql.Identifier(_TEMPLATE),
-                        owner=sql.Identifier(OWNER_ROLE),
-                    )
+            row = connection.execute(
+                "SELECT FROM pg_database WHERE datname = %s", [_TEMPLATE]
+            ).fetchone()
+        return row is not None
+
+    def _files_of(self, database: str) -> list[Path]:
+        with self.superuser("postgres") as connection:
+            row = connection.execute(
+                "SELECT oid FROM pg_database WHERE datname = %s", [database]
+            ).fetchone()
+        folder = self.postgres.directory / "base" / str(row[0] if row else "")
+        return [file for file in folder.iterdir() if file.is_file()]
+
+    def _admin(self, statement: str) -> None:
+        """Runs a statement about the books' databases as a whole."""
+        with self.superuser("postgres") as connection:
+            connection.execute(
+                sql.SQL(statement).format(
+                    database=sql.Identifier(DATABASE),
+                    template=sql.Identifier(_TEMPLATE),
+                    owner=sql.Identifier(OWNER_ROLE),
                 )
+            )
 
     # --- The application ----------------------------------------------------------
 
     def start_application(self) -> None:
         """Starts web, worker, dispatcher and beat, and waits until they are ready."""
-        self.web_port = choose_port()
-        self._launch("web", [*_GUNICORN, "payflow.wsgi"], WEB_BIND=self.web_address)
+        self.restart_web()
         celery = [
             *(sys.executable, "-W", "ignore:You're running the worker with superuser"),
             *("-m", "celery", "--quiet", "--app", "payflow"),
@@ -320,9 +347,32 @@ class Stack:
         self._launch(
             "beat", [*celery, "beat", "--pidfile=", "--schedule", str(schedule)]
         )
-        self._wait_for("web", lambda: _answers(f"http://{self.web_address}/readyz"))
         # The worker has run its first task when /health is of now.
         self._wait_for("worker", lambda: _answers(f"http://{self.web_address}/health"))
+
+    def restart_web(
+        self, *, postgres_port: int | None = None, valkey_port: int | None = None
+    ) -> None:
+        """Starts the web workers anew.
+
+        Args:
+            postgres_port: where they reach PostgreSQL, if not at its own port.
+            valkey_port: where they reach Valkey, if not at its own port.
+        """
+        self._stop("web")
+        self.web_port = choose_port()
+        reached: dict[str, str] = {}
+        if postgres_port:
+            postgres = replace(self.postgres, port=postgres_port)
+            reached["DATABASE_URL"] = self._application_url("web", postgres)
+        if valkey_port:
+            reached["REDIS_URL"] = replace(self.valkey, port=valkey_port).url
+        self._launch(
+            "web",
+            [*_GUNICORN, "payflow.wsgi"],
+            environment={"WEB_BIND": self.web_address, **reached},
+        )
+        self._wait_for("web", lambda: _answers(f"http://{self.web_address}/readyz"))
 
     def stop_application(self) -> None:
         """Stops it the way a deployment does."""
@@ -340,8 +390,10 @@ class Stack:
                 *("python:benchmarks.constant.gunicorn_conf",),
                 "benchmarks.constant.wsgi",
             ],
-            WEB_BIND=f"{LOOPBACK}:{self.constant_port}",
-            DJANGO_SETTINGS_MODULE="benchmarks.constant.settings",
+            environment={
+                "WEB_BIND": f"{LOOPBACK}:{self.constant_port}",
+                "DJANGO_SETTINGS_MODULE": "benchmarks.constant.settings",
+            },
         )
         url = f"http://{LOOPBACK}:{self.constant_port}/"
         self._wait_for("constant", lambda: _answers(url))
@@ -350,23 +402,98 @@ class Stack:
         """Stops it."""
         self._stop("constant")
 
-    def pause_background(self) -> None:
-        """Halts worker, dispatcher and beat, so that a reference has the machine."""
-        self._signal_background(signal.SIGSTOP)
-        self._paused = True
+    def start_audits(self, *options: str) -> None:
+        """Starts ``audit_ledger``, again and again until findings stop it."""
+        again = 'while "$@"; do :; done'
+        audit = [sys.executable, str(PROJECT_DIRECTORY / "manage.py"), "audit_ledger"]
+        self._launch("audit", ["sh", "-c", again, "sh", *audit, "--json", *options])
+
+    def wait_for_audit(self) -> None:
+        """Waits until the first of them reads."""
+        with self.superuser("postgres") as connection:
+            self._wait_for("audit", lambda: bool(busy_backends(connection, ["audit"])))
+
+    def stop_audits(self) -> None:
+        """Ends them, the one at work too."""
+        self.resume("audit")
+        process = self.processes.pop("audit", None)
+        if process is not None and process.popen.poll() is None:
+            os.killpg(process.popen.pid, signal.SIGTERM)
+            process.popen.wait()
+
+    def pause_background(self) -> tuple[str, ...]:
+        """Halts worker, dispatcher and beat; returns those that were at work."""
+        return self.halt(*BACKGROUND)
 
     def resume_background(self) -> None:
         """Lets them go on."""
-        if self._paused:
-            self._signal_background(signal.SIGCONT)
-            self._paused = False
+        self.resume(*BACKGROUND)
 
-    def _signal_background(self, number: signal.Signals) -> None:
-        for name in ("beat", "dispatcher", "worker"):
+    def halt(self, *groups: str) -> tuple[str, ...]:
+        """Halts processes while none of them has locks, a snapshot or a statement.
+
+        Returns:
+            Those of the groups that were not halted before.
+
+        Raises:
+            BenchmarkError: they never are without within ``IDLE_SECONDS``.
+        """
+        groups = tuple(sorted(set(groups) - self._halted))
+        self._halted.update(groups)
+        with self.superuser("postgres") as connection:
+
+            def is_halted() -> bool:
+                self._signal(groups, signal.SIGSTOP)
+                # What is being executed ends by itself; what was begun does not.
+                deadline = time.monotonic() + HALT_SECONDS
+                while busy_backends(connection, groups):
+                    if time.monotonic() > deadline:
+                        self._signal(groups, signal.SIGCONT)
+                        return False
+                    time.sleep(LOOK_SECONDS / 5)
+                return True
+
+            wait_until(
+                is_halted,
+                IDLE_SECONDS,
+                lambda: (
+                    "These always have something in progress: "
+                    + "; ".join(busy_backends(connection, groups))
+                ),
+            )
+        return groups
+
+    def resume(self, *groups: str) -> None:
+        """Lets halted processes go on."""
+        self._signal(self._halted & set(groups), signal.SIGCONT)
+        self._halted -= set(groups)
+
+    def _signal(self, groups: Iterable[str], number: signal.Signals) -> None:
+        for name in groups:
             process = self.processes.get(name)
             if process and process.popen.poll() is None:
                 # Each is the leader of a session, and its workers are in it.
                 os.killpg(process.popen.pid, number)
+
+    def wait_until_idle(self) -> None:
+        """Waits until no request is in progress, while nobody sends new ones.
+
+        Raises:
+            BenchmarkError: some still are after ``IDLE_SECONDS``; it says which.
+        """
+        with self.superuser("postgres") as connection:
+            wait_until(
+                lambda: (
+                    not open_connections(self.web_port)
+                    and not busy_backends(connection, ["web"])
+                ),
+                IDLE_SECONDS,
+                lambda: (
+                    f"After {IDLE_SECONDS} s without new requests"
+                    f" {open_connections(self.web_port)} are in progress, in PostgreSQL"
+                    f" these: {'; '.join(busy_backends(connection, ['web'])) or 'none'}"
+                ),
+            )
 
     @property
     def web_address(self) -> str:
@@ -384,7 +511,7 @@ class Stack:
             **{name: os.environ[name] for name in kept if name in os.environ},
             "DJANGO_SETTINGS_MODULE": "payflow.settings.production",
             "SECRET_KEY": known.secret_key,
-            "DATABASE_URL": self.postgres.url_of(LOGIN_ROLE, known.login_password),
+            "DATABASE_URL": self._application_url("payflow", self.postgres),
             "DATABASE_OWNER_URL": self.postgres.url_of(
                 OWNER_ROLE, known.owner_password
             ),
@@ -395,6 +522,10 @@ class Stack:
             "PYTHONPATH": str(PROJECT_DIRECTORY),
             "PYTHONUNBUFFERED": "1",
         }
+
+    def _application_url(self, group: str, server: PostgresServer) -> str:
+        url = server.url_of(LOGIN_ROLE, self.known.login_password)
+        return f"{url}?application_name={group}"
 
     def superuser(self, database: str = DATABASE) -> psycopg.Connection:
         """A connection that may do everything, each statement on its own."""
@@ -455,9 +586,13 @@ class Stack:
         *,
         stop_signal: signal.Signals = signal.SIGTERM,
         user: Any = None,
-        **environment: str,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        started = self.environment if hasattr(self, "valkey") else dict(os.environ)
+        if hasattr(self, "valkey"):
+            url = self._application_url(group, self.postgres)
+            started = {**self.environment, "DATABASE_URL": url}
+        else:
+            started = dict(os.environ)
         self._log(group).unlink(missing_ok=True)
         # Appended to, so that who watches it can empty it.
         with self._log(group).open("ab") as log:
@@ -468,7 +603,11 @@ class Stack:
                     stop_signal=stop_signal,
                     user=user,
                 ),
-                env={**started, **environment, launch.PARENT: str(os.getpid())},
+                env={
+                    **started,
+                    **(environment or {}),
+                    launch.PARENT: str(os.getpid()),
+                },
                 cwd=PROJECT_DIRECTORY,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -499,7 +638,9 @@ class Stack:
                 raise BenchmarkError(f"{group} ended:\n{_tail(log)}")
             return is_ready()
 
-        _wait_until(ready, START_SECONDS, f"{group} does not get ready: see {log}.")
+        wait_until(
+            ready, START_SECONDS, lambda: f"{group} does not get ready: see {log}."
+        )
 
     def _log(self, group: str) -> Path:
         return self.directory / "logs" / f"{group}.log"
@@ -548,12 +689,24 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _wait_until(condition: Callable[[], bool], seconds: float, problem: str) -> None:
+def wait_until(
+    condition: Callable[[], bool], seconds: float, problem: Callable[[], str]
+) -> None:
+    """Looks until the condition is met.
+
+    Args:
+        condition: it is asked again and again.
+        seconds: how long at most.
+        problem: what to say then.
+
+    Raises:
+        BenchmarkError: it is not met within that time.
+    """
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise BenchmarkError(problem)
-        time.sleep(0.05)
+            raise BenchmarkError(problem())
+        time.sleep(LOOK_SECONDS)
 
 
 def _tail(log: Path) -> str:
