@@ -33,6 +33,7 @@ class Actor:
         if permission not in self.permissions:
             raise ProblemError(
                 "permission_denied",
-                f"This needs the permission {permission!r}.",
+                f"This needs the permission {permission!s}, which"
+                " `manage.py create_api_key` gives to a client.",
                 permission=str(permission),
             )

@@ -12,6 +12,7 @@ from payflow.api.shapes import Shape
 
 _MAX_CURRENCY = 12
 _MAX_PAGING = 1_000
+_DAY_LENGTH = len("2026-11-22")
 
 
 class Query(Shape):
@@ -34,7 +35,7 @@ class Query(Shape):
     def moment(self, name: str, *, required: bool = False) -> Moment | None:
         """An RFC 3339 instant, or a day of the ledger as ``2026-11-22``."""
         value = self._take(name, required=required)
-        if not isinstance(value, str) or "T" in value.upper():
+        if not isinstance(value, str) or value[_DAY_LENGTH:].upper().startswith("T"):
             return self.instant(name)
         day = day_parse(value)
         if day is None:

@@ -706,6 +706,7 @@ def test_the_api_refuses_clients_without_the_permission(api):
 
     assert problem(closing)["permission"] == "close_period"
     assert problem(opening)["permission"] == "reopen_period"
+    assert "the permission close_period, which" in problem(closing)["detail"]
     assert api.get("/v1/periods").status_code == 200
 
 

@@ -577,6 +577,14 @@ def test_a_question_that_is_not_understood_is_refused(api, query, status, code):
     assert (response.status_code, response.json()["code"]) == (status, code)
 
 
+@pytest.mark.parametrize("text", ["yesterday", "next month", "2026-1-1T00:00:00Z"])
+def test_what_is_no_time_is_told_that_a_day_will_do(api, text):
+    (error,) = api.get("trial-balance", at=text).json()["errors"]
+
+    assert (error["field"], error["code"]) == ("at", "not_an_instant")
+    assert "A day as 2026-11-22" in error["message"]
+
+
 @pytest.mark.parametrize(
     ("report", "query", "expected"),
     [
