@@ -2,7 +2,7 @@
 
     probe.py http URL        the URL answers 200
     probe.py worker NAME     the Celery worker NAME of this container answers
-    probe.py beat FILE       Celery beat has written its schedule FILE lately
+    probe.py beat FILE       Celery beat has touched its FILE lately
 
 Loads neither Django nor the settings: it runs every half minute, next to real work.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 TIMEOUT_SECONDS = 5
-#: Beat writes its schedule every three minutes; twice that, and some, means it hangs.
+#: Beat touches its file every three minutes; twice that, and some, means it hangs.
 BEAT_SILENCE_SECONDS = 400
 
 
@@ -52,14 +52,12 @@ def probe_worker(name: str) -> str | None:
 
 def probe_beat(path: str) -> str | None:
     """Why beat is not healthy, or ``None``."""
-    # The database library chooses the ending of the file's name.
-    schedule = Path(path)
-    files = list(schedule.parent.glob(schedule.name + "*"))
-    if not files:
+    sign_of_life = Path(path)
+    if not sign_of_life.exists():
         return f"there is no {path}"
-    silence = time.time() - max(file.stat().st_mtime for file in files)
+    silence = time.time() - sign_of_life.stat().st_mtime
     if silence > BEAT_SILENCE_SECONDS:
-        return f"{path} was written {silence:.0f} seconds ago"
+        return f"{path} was touched {silence:.0f} seconds ago"
     return None
 
 

@@ -140,6 +140,7 @@ CELERY_DB_REUSE_MAX = 1000
 CELERY_TIMEZONE = "UTC"
 # A bank that does not answer holds up its own queue and no other.
 CELERY_TASK_ROUTES = {"outbox.drain": {"queue": "outbox"}}
+CELERY_BEAT_SCHEDULER = "payflow.beat:Scheduler"
 # A message that nobody took before the next one is due has nothing left to say.
 CELERY_BEAT_SCHEDULE = {
     "drain-outbox": {
