@@ -27,6 +27,8 @@ LEAST_FREE_BYTES = 5_000_000_000
 #: A process grows if the median of the last quarter passes that of the second one by
 #: more than both.
 GROWTH_MB, GROWTH_PART = 5.0, 0.05
+#: In less time caches and pools are still filling.
+LEAST_SECONDS = 20 * 60
 
 Points = list[tuple[float, float]]
 
@@ -112,6 +114,8 @@ def judged(
         verdict = "steady"
     elif bound_mb and max(last) <= bound_mb * (1 + 2 * GROWTH_PART):
         verdict = f"fills its {bound_mb:,.0f} MB"
+    elif seconds < LEAST_SECONDS:
+        verdict = "too short to tell"
     else:
         verdict = "grows"
     return {
