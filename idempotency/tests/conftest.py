@@ -51,12 +51,13 @@ class Shop:
         path: str = "/v1/transfers",
         timeout: float = 20.0,
         api_key: str | None = None,
+        body: dict[str, Any] | None = None,
         **changes: Any,
     ) -> httpx2.Response:
-        """Posts a transfer to a running server."""
+        """Posts a transfer to a running server, or another body to another path."""
         return HTTP.post(
             web.url + path,
-            json=self.body(**changes),
+            json=self.body(**changes) if body is None else body,
             headers={
                 "Authorization": f"Bearer {api_key or self.key}",
                 "Idempotency-Key": idempotency_key,

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,19 @@ from django_redis import get_redis_connection
 
 from idempotency import store
 from idempotency.tests.conftest import Shop
+from ledger.audit import audit_run
 from ledger.models import Transfer
+from ledger.selectors.holds import HoldView
 from ledger.services.clients import api_key_create
+from ledger.services.holds import holds_expire
 from ledger.tests.factories import AccountFactory, ApiClientFactory, fresh
+from ledger.tests.holds import place
+from payflow.clock import now
 from payflow.db import transaction_owner
 from payflow.ids import new_id
 from payflow.tests.processes import Web, database_url, wait_until
+
+NO_POSTING = {"number": 7, "amount": 1}
 
 
 class Crowd:
@@ -79,8 +87,11 @@ def other_session() -> Iterator[psycopg.Connection[Any]]:
 def commits_of(shop: Shop) -> int:
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT count(DISTINCT xmin::text) FROM ledger_transfer"
-            " WHERE ledger_id = %s AND kind = 'transfer'",
+            "SELECT count(DISTINCT xmin::text) FROM ("
+            " SELECT xmin, ledger_id FROM ledger_transfer"
+            " WHERE kind IN ('transfer', 'capture')"
+            " UNION ALL SELECT xmin, ledger_id FROM ledger_hold_event"
+            ") written WHERE ledger_id = %s",
             [shop.ledger.id],
         )
         (count,) = cursor.fetchone()
@@ -178,6 +189,122 @@ def test_the_same_without_valkey(shop, key, tmp_path):
     assert second.json()["code"] == "idempotency_in_progress"
 
 
+def placed(shop: Shop, *amounts: int, **fields: Any) -> list[HoldView]:
+    """Committed holds from source to target."""
+    with transaction_owner():
+        holds = [place(shop.source, shop.target, n, **fields) for n in amounts]
+    assert all(isinstance(hold, HoldView) for hold in holds), holds
+    return holds
+
+
+def capture_of(hold: HoldView, **body: Any) -> dict[str, Any]:
+    return {"path": f"/v1/holds/{hold.id}/capture", "body": body}
+
+
+def void_of(hold: HoldView) -> dict[str, Any]:
+    return {"path": f"/v1/holds/{hold.id}/void", "body": {}}
+
+
+def results(*answers: "Future[httpx2.Response]") -> list[str]:
+    """The codes of refusals; ``done`` where there is none."""
+    bodies = [answer.result().json() for answer in answers]
+    return [body.get("code", "done") for body in bodies]
+
+
+def test_that_holds_captures_voids_and_transfers_share_commits(shop, tmp_path):
+    whole, part, given_up, fought_for = placed(shop, 500, 500, 500, 500)
+    before = commits_of(shop)
+    sent: dict[str, tuple[dict[str, Any], Future[httpx2.Response]]] = {}
+    with crowd(shop, tmp_path) as waiting:
+
+        def send(name: str, **request: Any) -> "Future[httpx2.Response]":
+            key = f"{name}-{new_id()}"
+            sent[key] = (request, waiting.send(key, **request))
+            return sent[key][1]
+
+        fine = [send(f"transfer {n}") for n in range(5)]
+        fine += [send(f"hold {n}", path="/v1/holds") for n in range(5)]
+        fine += [send("whole", **capture_of(whole)), send("void", **void_of(given_up))]
+        fine += [send(f"part {n}", **capture_of(part, amount=200)) for n in range(2)]
+        too_much = send("too much", **capture_of(part, amount=501))
+        poor = send("poor", path="/v1/holds", amount=1_000_000)
+        nothing = send("nothing", path=f"/v1/holds/{new_id()}/capture", body={})
+        no_posting = send("no posting", **capture_of(part, postings=[NO_POSTING]))
+        fight = [
+            send("one", **capture_of(fought_for)),
+            send("two", **void_of(fought_for)),
+        ]
+        waiting.release()
+
+    assert results(*fine) == ["done"] * len(fine)
+    assert results(too_much, poor) == ["capture_exceeds_hold", "insufficient_funds"]
+    assert results(nothing, no_posting) == ["hold_not_found", "invalid_request"]
+    assert sorted(results(*fight)) == ["done", "hold_not_active"]
+    taken = 500 if results(fight[0]) == ["done"] else 0
+    assert shop.moved() == 6 * 100 + 500 + 400 + taken
+    assert fresh(shop.source).debits_pending == 5 * 100 + 100
+    # The first was alone. What waited behind it need not be one batch only.
+    assert 2 <= commits_of(shop) - before <= 8
+    assert audit_run(ledger_slug=shop.ledger.slug).is_sound
+    get_redis_connection("default").flushdb()
+    with Web(tmp_path) as web:
+        for key, (request, answer) in sent.items():
+            again = shop.send(web, idempotency_key=key, **request)
+            assert again.content == answer.result().content
+            is_stored = answer not in (nothing, no_posting)
+            assert ("Idempotent-Replayed" in again.headers) == is_stored
+    assert shop.moved() == 6 * 100 + 500 + 400 + taken
+
+
+def test_that_a_hold_which_lapses_while_it_waits_is_captured_by_nobody(shop, tmp_path):
+    (lapsing,) = placed(shop, 500, lifetime=timedelta(seconds=1))
+    with crowd(shop, tmp_path) as waiting:
+        late = [waiting.send(**capture_of(lapsing)), waiting.send(**void_of(lapsing))]
+        needy = waiting.send(amount=99_900)
+        wait_until(lambda: has_lapsed(lapsing))
+        waiting.release()
+
+    assert results(*late, needy) == ["hold_expired", "hold_expired", "done"]
+    assert fresh(shop.source).debits_pending == 0
+    assert audit_run(ledger_slug=shop.ledger.slug).is_sound
+
+
+def has_lapsed(hold: HoldView) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp() >= %s", [hold.row.expires_at])
+        (lapsed,) = cursor.fetchone()
+    return bool(lapsed)
+
+
+def test_that_of_all_who_meet_on_a_hold_one_wins(shop, tmp_path):
+    holds = placed(shop, *[100] * 12)
+    lapsing = placed(shop, *[100] * 6, lifetime=timedelta(seconds=1))
+    with Web(tmp_path, WEB_WORKERS="2") as web, ThreadPoolExecutor(40) as pool:
+
+        def send(**request: Any) -> "Future[httpx2.Response]":
+            return pool.submit(
+                shop.send, web, idempotency_key=f"key-{new_id()}", **request
+            )
+
+        wait_until(lambda: has_lapsed(lapsing[0]))
+        of_each = [
+            [send(**request) for request in (capture_of(hold), void_of(hold)) * 2]
+            for hold in holds + lapsing
+        ]
+        transfers = [send() for _ in range(20)]
+        with transaction_owner():
+            holds_expire(ledger_id=shop.ledger.id, now=now())
+        ends = [sorted(results(*answers)) for answers in of_each]
+
+    assert ends[:12] == [["done", *["hold_not_active"] * 3]] * 12
+    assert ends[12:] == [["hold_expired"] * 4] * 6
+    assert results(*transfers) == ["done"] * 20
+    captured = Transfer.objects.filter(ledger_id=shop.ledger.id, kind="capture").count()
+    assert shop.moved() == 100 * (20 + captured)
+    report = audit_run(ledger_slug=shop.ledger.slug)
+    assert report.is_sound, report.findings
+
+
 @pytest.fixture
 def tripwire(committed_db: None) -> Iterator[None]:
     """A database in which a transfer with the description "boom" hits a bug."""
@@ -196,22 +323,35 @@ def tripwire(committed_db: None) -> Iterator[None]:
 
 
 def test_that_ones_error_is_nobody_elses(shop, tmp_path, tripwire):
+    taken, kept, given_up = placed(shop, 500, 500, 500)
     with crowd(shop, tmp_path) as waiting:
         fine = [waiting.send() for _ in range(5)]
-        broken = waiting.send(description="boom")
+        broken = [
+            waiting.send(description="boom"),
+            waiting.send(**capture_of(kept, description="boom")),
+        ]
+        of_holds = [
+            waiting.send(path="/v1/holds"),
+            waiting.send(**capture_of(taken)),
+            waiting.send(**void_of(given_up)),
+        ]
         fine += [waiting.send() for _ in range(5)]
         waiting.release()
         log = (waiting._web.log).read_text()
 
-    assert broken.result().status_code == 500
+    assert [answer.result().status_code for answer in broken] == [500, 500]
+    assert results(*of_holds) == ["done"] * 3
     assert [answer.result().status_code for answer in fine] == [201] * 10
-    assert shop.moved() == 11 * 100
+    assert shop.moved() == 11 * 100 + 500
+    assert fresh(shop.source).debits_pending == 500 + 100
     assert "coalesced_requests_failed" in log
 
 
 def test_that_a_locked_account_holds_up_only_those_who_want_it(shop, tmp_path):
     with transaction_owner():
         locked = AccountFactory(ledger=shop.ledger)
+        # Only PostgreSQL knows which accounts their captures want.
+        holds = [place(shop.source, locked, 100) for _ in range(6)]
         others = [
             (
                 AccountFactory(ledger=shop.ledger, balance=1_000),
@@ -232,7 +372,8 @@ def test_that_a_locked_account_holds_up_only_those_who_want_it(shop, tmp_path):
             key = f"key-{new_id()}"
             return pool.submit(shop.send, web, idempotency_key=key, **changes)
 
-        stuck = [send(to_account_id=str(locked.id)) for _ in range(12)]
+        stuck = [send(to_account_id=str(locked.id)) for _ in range(6)]
+        stuck += [send(**capture_of(hold)) for hold in holds]
         free = [
             send(from_account_id=str(source.id), to_account_id=str(target.id))
             for source, target in others
@@ -241,10 +382,11 @@ def test_that_a_locked_account_holds_up_only_those_who_want_it(shop, tmp_path):
         busy = [answer.result() for answer in stuck]
         session.rollback()
         again = send(to_account_id=str(locked.id)).result()
+        captured = send(**capture_of(holds[0])).result()
 
     assert {answer.json()["code"] for answer in busy} == {"ledger_busy"}
-    assert again.status_code == 201
-    assert fresh(locked).posted == 100
+    assert (again.status_code, captured.status_code) == (201, 201)
+    assert fresh(locked).posted == 200
 
 
 def test_that_sessions_which_postgresql_cut_cost_no_request(shop, tmp_path):
