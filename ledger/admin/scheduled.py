@@ -85,9 +85,10 @@ class ScheduledTransferAdmin(BooksAdmin, RecordedAdmin):
     )
     list_filter = (LedgerFilter, ScheduledStatusFilter)
     list_defer = ("postings", "metadata")
-    search_fields = ("id",)
+    search_fields = ("reference",)
     search_help_text = (
-        "A full id of a scheduled transfer, or of the transfer it posted."
+        "A full id of a scheduled transfer, or of the transfer it posted, or the"
+        " beginning of a reference (upper and lower case differ)."
     )
     fieldsets = (
         (
@@ -150,6 +151,12 @@ class ScheduledTransferAdmin(BooksAdmin, RecordedAdmin):
                 ),
             )
         )
+
+    def find_by_text(
+        self, request: HttpRequest, rows: QuerySet[Any], text: str
+    ) -> list[QuerySet[Any]]:
+        """References that begin with the text."""
+        return [rows.filter(reference__startswith=text)]
 
     def find_by_id(
         self, request: HttpRequest, rows: QuerySet[Any], value: UUID
