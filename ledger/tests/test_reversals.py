@@ -1,5 +1,6 @@
 """Reversals: whole, in parts, forced; and payouts that are called back in time."""
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from ledger.enums import (
 from ledger.models import Account, ReversalTotal, Transfer
 from ledger.selectors.transfers import transfer_get
 from ledger.services.accounts import account_update, system_account_id
+from ledger.services.exchanges import ExchangeRequest, exchange_post
 from ledger.services.payouts import PayoutHandler
 from ledger.services.posting import Outcome
 from ledger.services.reversals import ReversalRequest, transfer_reverse
@@ -407,6 +409,62 @@ def test_a_payout_is_reversed_whole_and_on_its_own():
     assert isinstance(reverse(sent), PostedTransfer)
     assert posted(source, bank, fees) == [1_000, 0, 0]
     assert audit_run(ledger_slug=ledger.slug).is_sound
+
+
+def test_refusals_of_its_own_come_in_the_documented_order():
+    source, _, sent, task = payout()
+    euros = AccountFactory(ledger=source.ledger, currency="EUR")
+    exchanged = exchange_post(
+        ledger_id=source.ledger_id,
+        request=ExchangeRequest(source.id, euros.id, 100, Decimal("0.9")),
+        actor=ACTOR,
+        now=now(),
+    )
+    undone = reverse(move(source, AccountFactory(ledger=source.ledger), 5))
+    move(source, AccountFactory(ledger=source.ledger), 1, reference="taken")
+    attempted = OutboxTask.objects.filter(ledger_id=task.ledger_id, id=task.id)
+
+    def refusal(transfer: Outcome, parts: Any = None) -> str:
+        return code(reverse(transfer, parts, reference="taken"))
+
+    # Each is refused for what comes later, too: at the end, the reference.
+    assert refusal(undone, 6) == "transfer_not_reversible"
+    assert refusal(exchanged, {1: 101}) == "reversal_exceeds_transfer"
+    assert refusal(exchanged, {1: 100}) == "exchange_reversed_whole"
+    assert refusal(exchanged) == "reference_taken"
+    attempted.update(attempt_count=1, delivery=Delivery.UNKNOWN)
+    assert refusal(sent, 101) == "reversal_exceeds_transfer"
+    assert refusal(sent, 50) == "payout_reversed_whole"
+    assert refusal(sent) == "payout_in_progress"
+    attempted.update(delivery=Delivery.SETTLED)
+    assert refusal(sent, 50) == "payout_reversed_whole"
+    assert refusal(sent) == "payout_settled"
+
+
+def test_refusals_like_a_transfers_come_in_its_order():
+    source, target = pair(balance=300)
+    sent = move(source, target, 300)
+    move(target, AccountFactory(ledger=source.ledger), 300, reference="taken")
+
+    def refusal() -> str:
+        return code(reverse(sent, reference="taken"))
+
+    def change(account: Account, **fields: Any) -> None:
+        Account.objects.filter(ledger_id=account.ledger_id, id=account.id).update(
+            **fields
+        )
+
+    change(source, payout_destination="DE00")
+    set_status(target, AccountStatus.FROZEN)
+    set_status(source, AccountStatus.CLOSED)
+    assert refusal() == "account_closed"
+    set_status(source, AccountStatus.OPEN)
+    assert refusal() == "account_frozen"
+    set_status(target, AccountStatus.OPEN)
+    assert refusal() == "payout_account_takes_no_refund"
+    change(source, payout_destination=None)
+    assert refusal() == "reference_taken"
+    assert code(reverse(sent)) == "insufficient_funds"
 
 
 def test_transfers_of_other_ledgers_and_of_nobody_are_not_found():

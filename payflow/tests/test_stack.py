@@ -1,15 +1,30 @@
-"""``make run`` as a user sees it: it gets ready, is found, breaks aloud, ends clean."""
+"""``make run`` as a user sees it: it gets ready, is found, does what the documentation
+says, breaks aloud, ends clean.
+"""
 
 import json
+import re
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from payflow.embedded.environment import PROJECT_DIRECTORY
 from payflow.embedded.ports import choose_port
 from payflow.tests.stack import START_SECONDS, RunningStack, remove_postgres_data
+
+#: Those with examples of calls, in an order in which somebody may read them.
+PAGES = (
+    *("api", "holds", "reversals", "batches", "limits", "periods", "reports"),
+    *("scheduled-transfers", "currencies", "dry-run", "finding"),
+)
+PAGE_SECONDS = 120
+_BLOCK = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +108,63 @@ def test_a_port_in_use_is_explained(stack: RunningStack, tmp_path: Path) -> None
     assert second.process.wait(START_SECONDS) == 1
     assert f"Port {stack.port} is in use" in second.output
     assert "Traceback" not in second.output
+
+
+def script_of(page: str, *, port: int) -> str:
+    """A page's blocks as one script, for this stack and this interpreter."""
+    script = "set -e\n" + "\n".join(_BLOCK.findall(page))
+    for written, meant in (
+        ("localhost:8080", f"localhost:{port}"),
+        ("curl ", r"curl --silent --show-error --write-out '\n' "),
+        (
+            ".venv/bin/python manage.py",
+            f"{sys.executable} {PROJECT_DIRECTORY}/manage.py",
+        ),
+    ):
+        script = script.replace(written, meant)
+    return script
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the examples use curl")
+@pytest.mark.parametrize("name", PAGES)
+def test_the_examples_of_a_page_work_as_they_stand(
+    stack: RunningStack, tmp_path: Path, name: str
+) -> None:
+    """Whoever reads a page types its blocks one after the other into one shell.
+
+    Each command succeeds, and what is refused is a refusal that the page speaks of.
+    """
+    page = (PROJECT_DIRECTORY / "docs" / f"{name}.md").read_text()
+
+    done = subprocess.run(
+        ["bash", "-c", script_of(page, port=stack.port)],
+        cwd=tmp_path,
+        env=stack.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PAGE_SECONDS,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    answers = [
+        json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")
+    ]
+    assert answers
+    for answer in answers:
+        if str(answer.get("type", "")).startswith("/problems/"):
+            code = answer["code"]
+            assert f"`{code}`" in page or f'"code":"{code}"' in page, answer
+
+
+def test_that_no_page_with_examples_is_left_out() -> None:
+    pages = {
+        path.stem
+        for path in (PROJECT_DIRECTORY / "docs").glob("*.md")
+        if "curl" in "".join(_BLOCK.findall(path.read_text()))
+    }
+
+    assert pages == set(PAGES)
 
 
 def test_it_ends_clean_comes_back_and_breaks_aloud(
