@@ -142,11 +142,13 @@ class Coalescer(Generic[T, R]):
             alone: runs this request in a transaction of its own.
 
         Raises:
-            ValueError: ``has(identity)``.
+            ValueError: ``has(identity)``, or nobody can look the resources up.
             ProblemError: ``ledger_busy``: too many are waiting. What ``alone`` raises.
         """
         if self.has(identity):
             raise ValueError("the same request is here already")
+        if resources is None and self._look_up is None:
+            raise ValueError("nobody can look the resources up")
         if len(self._waiting) >= MOST_WAITING:
             raise _too_busy()
         give_back_connection()
@@ -207,10 +209,11 @@ class Coalescer(Generic[T, R]):
         """What waits and touches nothing that is in others' hands; claims it."""
         if self._is_patient():
             return []
-        if (self._busy or self._failed) and self._waiting:
-            self._learn([*self._in_hands(), *self._waiting])
-            if self._is_patient():
-                return []
+        # Others may come while it is looked up.
+        while unknown := self._unknown():
+            self._learn(unknown)
+        if self._is_patient():
+            return []
         held: set[Hashable] = set()
         for job in self._in_hands():
             held |= job.known_resources
@@ -240,21 +243,27 @@ class Coalescer(Generic[T, R]):
             yield from jobs
         yield from self._failed
 
+    def _unknown(self) -> list[_Job[T, R]]:
+        """Those whose resources must be known now, and are not."""
+        if not self._waiting or not (self._busy or self._failed):
+            return []  # there is nobody to be kept away from
+        jobs = (*self._in_hands(), *self._waiting)
+        return [job for job in jobs if job.resources is None]
+
     def _learn(self, jobs: Sequence[_Job[T, R]]) -> None:
-        """Looks up the resources that are not known. Other greenlets run meanwhile."""
-        unknown: dict[Hashable, list[_Job[T, R]]] = {}
+        """Looks up what resources these want. Other greenlets run meanwhile."""
+        asked_by_group: dict[Hashable, list[_Job[T, R]]] = {}
         for job in jobs:
-            if job.resources is None:
-                unknown.setdefault(job.group, []).append(job)
-        for group, asked in unknown.items():
-            assert self._look_up is not None, "only with it may resources be unknown"
+            asked_by_group.setdefault(job.group, []).append(job)
+        for group, asked in asked_by_group.items():
+            assert self._look_up is not None, "submit would have refused it"
+            found: Sequence[Set[Hashable]] = [frozenset()] * len(asked)
             try:
                 found = self._look_up(group, [job.request for job in asked])
             except Exception:
                 # They keep nobody away then; what is safe is PostgreSQL's locks.
                 log.exception("resources_not_found", requests=len(asked))
                 connection.close()
-                return
             for job, resources in zip(asked, found, strict=True):
                 job.resources = resources
 
@@ -296,7 +305,7 @@ class Coalescer(Generic[T, R]):
     def _answer_those_who_can_go_on(self, jobs: Sequence[_Job[T, R]]) -> None:
         if self._contended is None:
             return
-        self._learn(jobs)
+        self._learn([job for job in jobs if job.resources is None])
         wanted = frozenset().union(*(job.known_resources for job in jobs))
         contended = self._contended(jobs[0].group, wanted)
         free = [job for job in jobs if contended.isdisjoint(job.known_resources)]

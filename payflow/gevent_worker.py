@@ -2,7 +2,7 @@
 
 One process serves many connections, each by a greenlet, so that a slow client, bank or
 lock holds up nobody else, and requests that wait at the same time can share a commit
-(``ledger.services.coalescing``).
+(``ledger.api.coalescing``).
 """
 
 import sys

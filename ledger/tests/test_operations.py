@@ -394,7 +394,7 @@ def test_that_what_a_hold_releases_makes_room_for_the_next_at_once():
         # Of its count nothing is given back, for a part was captured.
         CaptureRequest(partly.id, 40, is_final=True),
         transfer_request(source, target, 200),
-        transfer_request(source, target, 60),
+        transfer_request(source, target, 50),
         transfer_request(source, target, 1),
     )
 
@@ -402,7 +402,7 @@ def test_that_what_a_hold_releases_makes_room_for_the_next_at_once():
         *("limit_exceeded", "done", "limit_exceeded"),
         *("done", "done", "done", "limit_exceeded"),
     ]
-    assert used(source) == {("out", "day"): (300, 3)}
+    assert used(source) == {("out", "day"): (290, 3)}
 
 
 def test_that_a_lapsed_hold_which_others_name_is_ended_once():

@@ -251,6 +251,34 @@ def test_that_who_turns_out_to_want_what_a_lane_has_waits_for_it(
     assert recorder.batches[2:] == [["waits treasury"]]
 
 
+def test_that_what_a_lane_turns_out_to_have_is_left_to_it(recorder, directory):
+    coalescer = Coalescer(recorder.run, look_up=directory.look_up)
+
+    def start(name: str, resources: set[str] | None) -> "gevent.Greenlet[str]":
+        greenlet = gevent.spawn(
+            coalescer.submit,
+            name,
+            identity=name,
+            group="books",
+            resources=resources,
+            alone=lambda: f"{name} alone",
+        )
+        gevent.sleep(0)
+        return greenlet
+
+    sent = [start("first x", None), start("waits", {"x"}), start("passes", {"y"})]
+    with gevent.Timeout(20):
+        while len(recorder.batches) < 2:
+            gevent.sleep(0.005)
+
+    assert recorder.batches == [["first x"], ["passes"]]
+    assert directory.asked == [["first x"]]
+
+    recorder.gate.set()
+    results(sent)
+    assert recorder.batches[2:] == [["waits"]]
+
+
 def test_that_who_turns_out_to_want_nothing_contended_runs_together_again(
     recorder, send_unknown
 ):
