@@ -23,10 +23,10 @@ import json
 import secrets
 import threading
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -568,12 +568,17 @@ class _Audit:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         # What hashes depend on in this run; PostgreSQL takes it as a signed number.
-        self._seed = secrets.randbits(63)
+        self._seed = secrets.randbits(62) | 1 << 62
         self.results = {name: CheckResult(check) for name, check in CHECKS.items()}
         self.differences: dict[UUID, int] = defaultdict(int)
         self.ledger_ids: list[UUID] = []
-        # By ledger, how many entries were scanned, and where some were not right.
-        self._scanned: dict[UUID, int] = defaultdict(int)
+        # By ledger, how many entries its transfers have, and by currency what those of
+        # slices that could be broken come to.
+        self._entry_counts: dict[UUID, int] = defaultdict(int)
+        self._entry_sums: dict[tuple[UUID, str], list[int]] = defaultdict(
+            lambda: [0, 0]
+        )
+        # The ledgers in which some entries are not right behind each other.
         self._suspects: set[UUID] = set()
 
     def run(self, ledger_slug: str | None) -> None:
@@ -590,38 +595,68 @@ class _Audit:
             cursor.execute(ENTRY_PAGES)
             (pages,) = cursor.fetchone()
         scans = ledger_slug is None or entries >= SCAN_ENTRIES_PER_PAGE * pages
-        work: list[Callable[[], None]] = [
-            partial(self._audit_ledger, ledger_id) for ledger_id in self.ledger_ids
-        ]
-        if scans:
-            step = max(1, PAGE_SLICE_FACTOR * self._slice_rows // ENTRIES_PER_PAGE)
-            work += [
-                partial(self._scan_entries, page, page + step)
-                for page in range(0, pages, step)
-            ]
-        self._do(work)
+        self._do(self._pieces(pages if scans else 0))
         self._do(
-            [
-                partial(self._walk_entries, ledger_id)
-                for ledger_id in self.ledger_ids
-                if not scans or ledger_id in self._suspects
-            ]
+            partial(self._walk_entries, ledger_id)
+            for ledger_id in self.ledger_ids
+            if not scans or ledger_id in self._suspects
         )
-        for ledger_id in set(self.ledger_ids) - self._suspects:
-            self._count(ENTRIES.checks, self._scanned[ledger_id])
+        for ledger_id in set(self.ledger_ids) - self._suspects if scans else ():
+            self._count(ENTRIES.checks, self._entry_counts[ledger_id])
+        for (ledger_id, currency), (debits, credits) in self._entry_sums.items():
+            self._compare_sums(
+                "entry_sums_balance", ledger_id, currency, debits, credits
+            )
 
-    def _do(self, work: Sequence[Callable[[], None]]) -> None:
+    def _pieces(self, pages: int) -> Iterator[Callable[[], None]]:
+        """Everything but the walks over entries; the short pieces are the last."""
+        for ledger_id in self.ledger_ids:
+            yield partial(self._walk_accounts, ledger_id)
+            for name, slice_end, last, check in (
+                ("hold", HOLD_SLICE_END, LAST_HOLD, self._check_holds),
+                ("original", ORIGINAL_SLICE_END, LAST_ORIGINAL, self._check_reversals),
+                (
+                    "scheduled",
+                    SCHEDULED_SLICE_END,
+                    LAST_SCHEDULED,
+                    partial(self._check_rows, SCHEDULED),
+                ),
+                (
+                    "usage",
+                    USAGE_SLICE_END,
+                    LAST_USAGE,
+                    partial(self._check_rows, USAGE),
+                ),
+                ("key", KEY_SLICE_END, LAST_KEY, partial(self._check_rows, KEYS)),
+            ):
+                for bounds in self._id_slices(ledger_id, name, slice_end, last):
+                    yield partial(check, bounds)
+        step = max(1, PAGE_SLICE_FACTOR * self._slice_rows // ENTRIES_PER_PAGE)
+        for page in range(0, pages, step):
+            yield partial(self._scan_entries, page, page + step)
+        for ledger_id in self.ledger_ids:
+            for bounds in self._id_slices(
+                ledger_id, "transfer", TRANSFER_SLICE_END, LAST_TRANSFER
+            ):
+                yield partial(self._check_transfers, bounds)
+
+    def _do(self, pieces: Iterator[Callable[[], None]]) -> None:
         """Does pieces of work, on several connections if there are several jobs."""
         if self._jobs == 1:
-            for piece in work:
+            for piece in pieces:
                 piece()
             return
-        waiting = deque(work)
+        # Finding the next piece reads, too, and only one at a time can do it.
+        turn = threading.Lock()
+
+        def next_piece() -> Callable[[], None] | None:
+            with turn:
+                return None if self._stop.is_set() else next(pieces, None)
 
         def take_turns() -> None:
             try:
-                while waiting and not self._stop.is_set():
-                    waiting.popleft()()
+                while piece := next_piece():
+                    piece()
             except _Stopped:
                 return
             finally:
@@ -630,8 +665,8 @@ class _Audit:
         with ThreadPoolExecutor(self._jobs) as pool:
             try:
                 turns = [pool.submit(take_turns) for _ in range(self._jobs)]
-                for turn in as_completed(turns):
-                    turn.result()
+                for turn_taken in as_completed(turns):
+                    turn_taken.result()
             except BaseException:
                 self._stop.set()
                 raise
@@ -671,18 +706,6 @@ class _Audit:
         with self._lock:
             for name in checks:
                 self.results[name].row_count += rows
-
-    def _audit_ledger(self, ledger_id: UUID) -> None:
-        """Everything of a ledger but its entries by account."""
-        self._walk_transfers(ledger_id)
-        self._walk_accounts(ledger_id)
-        self._walk_holds(ledger_id)
-        self._walk_reversals(ledger_id)
-        self._walk_ids(
-            ledger_id, "scheduled", SCHEDULED_SLICE_END, LAST_SCHEDULED, SCHEDULED
-        )
-        self._walk_ids(ledger_id, "usage", USAGE_SLICE_END, LAST_USAGE, USAGE)
-        self._walk_ids(ledger_id, "key", KEY_SLICE_END, LAST_KEY, KEYS)
 
     def _find_ledgers(self) -> None:
         """All ledgers, also those that only rows without a ledger name."""
@@ -788,13 +811,10 @@ class _Audit:
             cursor.execute(
                 ENTRY_SCAN, {"page": page, "end_page": end_page, "seed": self._seed}
             )
-            found = cursor.fetchall()
+            rows, suspects = cursor.fetchone()
         with self._lock:
-            for ledger_id, rows, suspects in found:
-                self._scanned[ledger_id] += rows
-                if suspects:
-                    self._suspects.add(ledger_id)
-        self._progress(sum(rows for _, rows, _ in found))
+            self._suspects.update(suspects or ())
+        self._progress(rows)
 
     def _walk_entries(self, ledger_id: UUID) -> None:
         """Entries in the order of their accounts and versions."""
@@ -832,88 +852,73 @@ class _Audit:
             return account_id, LAST_VERSION
         return end
 
-    def _walk_transfers(self, ledger_id: UUID) -> None:
-        """Transfers, their entries and their tasks, in the order of transfer ids."""
-        sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-        # Closed at once if anything fails, for it holds a snapshot open.
-        with closing(
-            self._id_slices(ledger_id, "transfer", TRANSFER_SLICE_END, LAST_TRANSFER)
-        ) as slices:
-            for cursor, bounds in slices:
-                self._check_transfers(cursor, bounds, sums)
-        for currency, (debits, credits) in sums.items():
-            self._compare_sums(
-                "entry_sums_balance", ledger_id, currency, debits, credits
-            )
+    def _check_transfers(self, bounds: SliceBounds) -> None:
+        """Transfers, their entries and their tasks, see Note [Scans].
 
-    def _check_transfers(
-        self, cursor: Any, bounds: SliceBounds, sums: dict[str, list[int]]
-    ) -> None:
-        """One slice, see Note [Scans].
-
-        Entries that are pairs balance: ``sums`` gets the entries, by currency, of the
-        slices that could be broken.
+        Entries that are pairs balance: only those of slices that could be broken are
+        summed up.
         """
-        cursor.execute(TRANSFER_SCAN.format(**bounds.sql()), bounds.parameters)
-        transfers, entries, origins, payouts, is_suspect = cursor.fetchone()
-        if is_suspect:
-            transfers = self._sweep(cursor, TRANSFERS, bounds)
-            cursor.execute(ENTRY_SUMS.format(**bounds.sql()), bounds.parameters)
-            for currency, rows, debits, credits in cursor.fetchall():
-                self._count(["entry_sums_balance"], rows)
-                sums[currency][0] += int(debits)
-                sums[currency][1] += int(credits)
-        else:
-            self._count(TRANSFERS.checks, transfers)
-            self._count(["entry_sums_balance"], entries)
-        if origins or is_suspect:
-            self._sweep(cursor, COMPLETIONS, bounds)
-        if payouts or is_suspect:
-            self._sweep(cursor, PAYOUT_TASKS, bounds)
-        cursor.execute(CLOSINGS, bounds.parameters)
-        starts, ends, befores = cursor.fetchone()
-        if starts:
-            bounds.parameters["closing_starts"] = starts
-            bounds.parameters["closing_ends"] = ends
-            bounds.parameters["closing_befores"] = befores
-            self._sweep(cursor, PERIODS, bounds)
+        with self._snapshot() as cursor:
+            cursor.execute(
+                TRANSFER_SCAN.format(**bounds.sql()),
+                bounds.parameters | {"seed": self._seed},
+            )
+            transfers, entries, origins, payouts, is_suspect = cursor.fetchone()
+            if is_suspect:
+                transfers = self._sweep(cursor, TRANSFERS, bounds)
+                self._sum_entries(cursor, bounds)
+            else:
+                self._count(TRANSFERS.checks, transfers)
+            if origins or is_suspect:
+                self._sweep(cursor, COMPLETIONS, bounds)
+            if payouts or is_suspect:
+                self._sweep(cursor, PAYOUT_TASKS, bounds)
+            cursor.execute(CLOSINGS, bounds.parameters)
+            starts, ends, befores = cursor.fetchone()
+            if starts:
+                bounds.parameters["closing_starts"] = starts
+                bounds.parameters["closing_ends"] = ends
+                bounds.parameters["closing_befores"] = befores
+                self._sweep(cursor, PERIODS, bounds)
+        self._count(["entry_sums_balance"], entries)
+        with self._lock:
+            self._entry_counts[bounds.ledger_id] += entries
         self._progress(transfers)
 
-    def _walk_holds(self, ledger_id: UUID) -> None:
-        """Holds, their postings, events and captures, in the order of hold ids."""
-        with closing(
-            self._id_slices(ledger_id, "hold", HOLD_SLICE_END, LAST_HOLD)
-        ) as slices:
-            for cursor, bounds in slices:
-                self._progress(self._sweep(cursor, HOLDS, bounds))
-                self._sweep(cursor, HOLD_POSTINGS, bounds)
-                self._sweep(cursor, HOLD_EVENTS, bounds)
-                self._sweep(cursor, CAPTURES, bounds)
+    def _sum_entries(self, cursor: Any, bounds: SliceBounds) -> None:
+        cursor.execute(ENTRY_SUMS.format(**bounds.sql()), bounds.parameters)
+        with self._lock:
+            for currency, debits, credits in cursor.fetchall():
+                sums = self._entry_sums[bounds.ledger_id, currency]
+                sums[0] += int(debits)
+                sums[1] += int(credits)
 
-    def _walk_reversals(self, ledger_id: UUID) -> None:
-        """Reversals and their totals, in the order of the ids of what they reverse."""
-        with closing(
-            self._id_slices(ledger_id, "original", ORIGINAL_SLICE_END, LAST_ORIGINAL)
-        ) as slices:
-            for cursor, bounds in slices:
-                self._progress(self._sweep(cursor, REVERSAL_TOTALS, bounds))
-                self._sweep(cursor, REVERSALS, bounds)
+    def _check_holds(self, bounds: SliceBounds) -> None:
+        """Holds, their postings, events and captures."""
+        with self._snapshot() as cursor:
+            self._progress(self._sweep(cursor, HOLDS, bounds))
+            self._sweep(cursor, HOLD_POSTINGS, bounds)
+            self._sweep(cursor, HOLD_EVENTS, bounds)
+            self._sweep(cursor, CAPTURES, bounds)
 
-    def _walk_ids(
-        self, ledger_id: UUID, name: str, slice_end: str, last: str, sweep: Sweep
-    ) -> None:
-        """The rows of one table, in the order of their ids."""
-        with closing(self._id_slices(ledger_id, name, slice_end, last)) as slices:
-            for cursor, bounds in slices:
-                self._progress(self._sweep(cursor, sweep, bounds))
+    def _check_reversals(self, bounds: SliceBounds) -> None:
+        """Reversals and their totals, by the ids of what they reverse."""
+        with self._snapshot() as cursor:
+            self._progress(self._sweep(cursor, REVERSAL_TOTALS, bounds))
+            self._sweep(cursor, REVERSALS, bounds)
+
+    def _check_rows(self, sweep: Sweep, bounds: SliceBounds) -> None:
+        """The rows of one table."""
+        with self._snapshot() as cursor:
+            self._progress(self._sweep(cursor, sweep, bounds))
 
     def _id_slices(
         self, ledger_id: UUID, name: str, slice_end: str, last: str
-    ) -> Generator[tuple[Any, SliceBounds], None, None]:
-        """Slices of ascending ids, each with a cursor in its own snapshot."""
+    ) -> Iterator[SliceBounds]:
+        """Slices of ascending ids, up to the last one that is there at first sight."""
         after: UUID | None = None
         ceiling: UUID | None = None
-        while True:
+        while ceiling is None or after != ceiling:
             with self._snapshot() as cursor:
                 if ceiling is None:
                     cursor.execute(last, {"ledger_id": ledger_id})
@@ -926,15 +931,10 @@ class _Audit:
                     bounds.parameters | {"offset": self._slice_rows},
                 )
                 (end,) = cursor.fetchone() or (None,)
-                until = min(end, ceiling) if end else ceiling
-                yield (
-                    cursor,
-                    SliceBounds(
-                        ledger_id, **{f"{name}_after": after, f"{name}_until": until}
-                    ),
-                )
-            if until == ceiling:
-                return
+            until = min(end, ceiling) if end else ceiling
+            yield SliceBounds(
+                ledger_id, **{f"{name}_after": after, f"{name}_until": until}
+            )
             after = until
 
     def _sweep(self, cursor: Any, sweep: Sweep, bounds: SliceBounds) -> int:

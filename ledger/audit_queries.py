@@ -178,8 +178,7 @@ FROM ledger_account WHERE ledger_id = %s GROUP BY currency
 """
 
 ENTRY_SUMS = """
-SELECT e.currency, count(*),
-    coalesce(sum(e.amount) FILTER (WHERE e.direction = 'debit'), 0),
+SELECT e.currency, coalesce(sum(e.amount) FILTER (WHERE e.direction = 'debit'), 0),
     coalesce(sum(e.amount) FILTER (WHERE e.direction = 'credit'), 0)
 FROM (
     SELECT e.currency, e.direction, e.amount FROM ledger_entry e
@@ -353,74 +352,90 @@ ENTRY_PAGES = """
 SELECT pg_relation_size('ledger_entry') / current_setting('block_size')::int
 """
 
-# What ENTRIES asks, of the entries in a range of the table's pages, by ledger. Read in
-# their physical order and sorted in memory they take a fifth of the time of reading
-# them in their accounts' order. An entry's place puts those of one ledger, account and
-# currency next to each other. An entry that is not right behind the previous one is
-# looked up: its account, the previous entry, and whether there is another one of its
-# version. (Of two entries of one version, one at least has no previous entry in its
-# range, or stands behind its twin.)
+# What ENTRIES asks, of the entries in a range of the table's pages. Read in their
+# physical order and sorted in memory they take a fraction of the time of reading them
+# in their accounts' order. An entry's place puts those of one ledger, account and
+# currency next to each other, and its totals are masked with those three, so that only
+# an entry of the same ones is a previous entry. An entry that is not right behind the
+# previous one is looked up: its account, the previous entry, and whether there is
+# another one of its version. (Of two entries of one version, one at least has no
+# previous entry in its range, or stands behind its twin.)
 #
-# Of the place 32 bits are a hash, with a seed that is new in each run, and the account
-# is compared besides. So an entry of another currency or ledger than the one before it
-# is taken for its successor once in 2^32, and nobody can choose when. Its transfer is
-# checked without hashes: there the currency has to be that of the other side as well.
+# The mask is a hash of 64 bits, with a seed that is new in each run. So an entry of
+# another ledger, account or currency than the one before it is taken for its successor
+# once in 2^64, and nobody can choose when; that of its own is compared as it is.
 ENTRY_SCAN = """
-SELECT s.ledger_id, count(*), count(*) FILTER (WHERE CASE
-    WHEN s.place = s.previous_place + 1 AND s.account_id = s.previous_account_id
-        THEN s.debits_after <> s.previous_debits + s.debit
-            OR s.credits_after <> s.previous_credits + s.credit
-            OR s.created_at < s.previous_at
-    ELSE NOT EXISTS (
-            SELECT FROM ledger_account a
-            WHERE a.ledger_id = s.ledger_id AND a.id = s.account_id
-              AND a.currency = s.currency OFFSET 0)
-        OR (SELECT count(*) FILTER (WHERE p.account_version = s.account_version) = 1
-                AND CASE WHEN s.account_version = 1
-                    THEN count(*) = 1 AND s.debits_after = s.debit
-                        AND s.credits_after = s.credit
-                    ELSE bool_or(p.account_version < s.account_version
-                        AND s.debits_after = p.debits_after + s.debit
-                        AND s.credits_after = p.credits_after + s.credit
-                        AND s.created_at >= p.created_at) END
-            FROM ledger_entry p
-            WHERE p.ledger_id = s.ledger_id AND p.account_id = s.account_id
-              AND p.account_version
-                  BETWEEN s.account_version - 1 AND s.account_version) IS NOT TRUE
-    END)
+SELECT count(*), array_agg(DISTINCT s.suspect) FILTER (WHERE s.suspect IS NOT NULL)
 FROM (
-    SELECT e.*, lag(e.place) OVER w AS previous_place,
-        lag(e.account_id) OVER w AS previous_account_id,
-        lag(e.debits_after) OVER w AS previous_debits,
-        lag(e.credits_after) OVER w AS previous_credits,
-        lag(e.created_at) OVER w AS previous_at
+    SELECT CASE WHEN s.place = lag(s.place) OVER w + 1
+            AND s.debits_before = lag(s.debits_after) OVER w
+            AND s.credits_before = lag(s.credits_after) OVER w
+            AND s.created_at >= lag(s.created_at) OVER w THEN NULL
+        ELSE (
+            SELECT e.ledger_id FROM ledger_entry e
+            CROSS JOIN LATERAL (
+                SELECT CASE e.direction WHEN 'debit' THEN e.amount ELSE 0 END AS debit,
+                    CASE e.direction WHEN 'credit' THEN e.amount ELSE 0 END AS credit
+                ) AS m
+            WHERE e.ctid = s.tid AND (
+                EXISTS (
+                    SELECT FROM ledger_account a
+                    WHERE a.ledger_id = e.ledger_id AND a.id = e.account_id
+                      AND a.currency = e.currency OFFSET 0)
+                AND (
+                    SELECT count(*) FILTER (
+                            WHERE p.account_version = e.account_version) = 1
+                        AND CASE WHEN e.account_version = 1
+                            THEN count(*) = 1 AND e.debits_after = m.debit
+                                AND e.credits_after = m.credit
+                            ELSE bool_or(p.account_version < e.account_version
+                                AND e.debits_after = p.debits_after + m.debit
+                                AND e.credits_after = p.credits_after + m.credit
+                                AND e.created_at >= p.created_at) END
+                    FROM ledger_entry p
+                    WHERE p.ledger_id = e.ledger_id AND p.account_id = e.account_id
+                      AND p.account_version
+                          BETWEEN e.account_version - 1 AND e.account_version)
+            ) IS NOT TRUE) END AS suspect
     FROM (
-        SELECT e.ledger_id, e.account_id, e.account_version, e.currency, e.created_at,
-            e.debits_after, e.credits_after,
-            CASE e.direction WHEN 'debit' THEN e.amount ELSE 0 END AS debit,
-            CASE e.direction WHEN 'credit' THEN e.amount ELSE 0 END AS credit,
-            uuid_hash_extended(e.account_id, uuid_hash_extended(e.ledger_id,
-                    hashtextextended(e.currency, %(seed)s))) << 32
-                | (e.account_version & 2147483647) AS place
-        FROM ledger_entry e
-        WHERE e.ctid >= format('(%%s,0)', %(page)s::bigint)::tid
-          AND e.ctid < format('(%%s,0)', %(end_page)s::bigint)::tid
+        SELECT e.tid, e.created_at,
+            e.mask << 32 | (e.account_version & 2147483647) AS place,
+            e.debits_after # e.mask AS debits_after,
+            (e.debits_after - e.debit) # e.mask AS debits_before,
+            e.credits_after, e.credits_after - e.credit AS credits_before
+        FROM (
+            SELECT e.ctid AS tid, e.created_at, e.account_version,
+                e.debits_after, e.credits_after,
+                CASE e.direction WHEN 'debit' THEN e.amount ELSE 0 END AS debit,
+                CASE e.direction WHEN 'credit' THEN e.amount ELSE 0 END AS credit,
+                -- Versions 2^31 apart share a place, but not a mask.
+                uuid_hash_extended(e.account_id, uuid_hash_extended(e.ledger_id,
+                    hashtextextended(e.currency,
+                        %(seed)s # (e.account_version >> 31)))) AS mask
+            FROM ledger_entry e
+            WHERE e.ctid >= format('(%%s,0)', %(page)s::bigint)::tid
+              AND e.ctid < format('(%%s,0)', %(end_page)s::bigint)::tid
+            OFFSET 0
+        ) AS e
         OFFSET 0
-    ) AS e
-    WINDOW w AS (ORDER BY e.place)
+    ) AS s
+    WINDOW w AS (ORDER BY s.place)
 ) AS s
-GROUP BY s.ledger_id
 """
 
 # What TRANSFERS asks: how many transfers, entries, transfers that COMPLETIONS looks at,
 # and payout tasks there are, and whether anything could be broken. If every posting has
 # a transfer and a number within its count, if as many postings have number 1 as there
 # are transfers, and if there are as many postings as those transfers count, then each
-# transfer has exactly its own; likewise with the tasks.
+# transfer has exactly its own. Two numbers are equal if, and only if, their XOR is 0;
+# of a debit and a credit it is the seed, which tells them apart. The ids of transfers
+# and of their tasks are the same if the sums of their hashes are: other ones have the
+# same sum once in 2^64, and nobody can choose when.
 TRANSFER_SCAN = """
 SELECT t.transfers, e.entries, e.origins, k.payouts,
     e.is_broken OR k.is_broken OR e.firsts <> t.transfers OR e.postings <> e.expected
-        OR k.transfers <> t.transfers
+        OR k.posted <> t.transfers OR k.posted_ids IS DISTINCT FROM e.ids
+        OR e.last_created_at > statement_timestamp() + interval '1 minute'
 FROM (
     SELECT count(*) AS transfers FROM ledger_transfer t WHERE {transfers_in_slice}
 ) AS t
@@ -429,20 +444,21 @@ CROSS JOIN (
         count(*) FILTER (WHERE p.posting_number = 1) AS firsts,
         coalesce(sum(t.posting_count) FILTER (WHERE p.posting_number = 1), 0)
             AS expected,
-        count(*) FILTER (WHERE p.posting_number = 1 AND {is_of_origin}) AS origins,
+        count(*) FILTER (WHERE p.posting_number = 1 AND t.is_of_origin) AS origins,
+        sum(uuid_hash_extended(t.id, %(seed)s)) FILTER (WHERE p.posting_number = 1)
+            AS ids,
+        max(t.created_at) AS last_created_at,
         coalesce(bool_or((p.is_pair AND p.posting_number BETWEEN 1 AND t.posting_count
             AND p.first_created_at = t.created_at AND p.last_created_at = t.created_at
             AND p.first_effective_at = t.effective_at
-            AND p.last_effective_at = t.effective_at
-            AND t.created_at <= statement_timestamp() + interval '1 minute'
-            ) IS NOT TRUE), false) AS is_broken
+            AND p.last_effective_at = t.effective_at) IS NOT TRUE), false) AS is_broken
     FROM (
         SELECT e.transfer_id, e.posting_number, count(*) AS entries,
-            count(*) = 2 AND count(*) FILTER (WHERE e.direction = 'debit') = 1
-                AND min(e.amount) = max(e.amount)
-                AND min(e.currency) = max(e.currency)
-                AND min(uuid_hash_extended(e.account_id, 0))
-                    <> max(uuid_hash_extended(e.account_id, 0)) AS is_pair,
+            count(*) = 2
+                AND bit_xor(e.amount # hashtextextended(e.currency, %(seed)s)
+                    # CASE e.direction WHEN 'debit' THEN 0 WHEN 'credit' THEN %(seed)s
+                        END) = %(seed)s
+                AND bit_xor(uuid_hash_extended(e.account_id, %(seed)s)) <> 0 AS is_pair,
             min(e.created_at) AS first_created_at, max(e.created_at) AS last_created_at,
             min(e.effective_at) AS first_effective_at,
             max(e.effective_at) AS last_effective_at
@@ -450,23 +466,25 @@ CROSS JOIN (
         GROUP BY e.transfer_id, e.posting_number
         ORDER BY e.transfer_id, e.posting_number
     ) AS p
-    LEFT JOIN (
-        SELECT * FROM ledger_transfer t WHERE {transfers_in_slice}
+    FULL JOIN (
+        SELECT t.id, t.posting_count, t.created_at, t.effective_at,
+            {is_of_origin} AS is_of_origin
+        FROM ledger_transfer t WHERE {transfers_in_slice} ORDER BY t.id
     ) AS t ON t.id = p.transfer_id
 ) AS e
 CROSS JOIN (
-    SELECT count(*) AS transfers, coalesce(sum(k.payouts), 0)::bigint AS payouts,
-        coalesce(bool_or(k.posted <> 1 OR t.id IS NULL), false) AS is_broken
+    SELECT count(*) FILTER (WHERE k.kind = 'transfer.posted') AS posted,
+        count(*) FILTER (WHERE k.kind = 'payout') AS payouts,
+        sum(uuid_hash_extended(k.transfer_id, %(seed)s))
+            FILTER (WHERE k.kind = 'transfer.posted') AS posted_ids,
+        coalesce(bool_or(CASE WHEN k.kind <> 'transfer.posted' THEN NOT EXISTS (
+            SELECT FROM ledger_transfer t
+            WHERE t.ledger_id = %(ledger_id)s AND t.id = k.transfer_id OFFSET 0)
+            END), false) AS is_broken
     FROM (
-        SELECT k.transfer_id,
-            count(*) FILTER (WHERE k.kind = 'transfer.posted') AS posted,
-            count(*) FILTER (WHERE k.kind = 'payout') AS payouts
-        FROM outbox_task k WHERE {transfer_tasks_in_slice}
-        GROUP BY k.transfer_id ORDER BY k.transfer_id
+        SELECT k.transfer_id, k.kind FROM outbox_task k
+        WHERE {transfer_tasks_in_slice} ORDER BY k.transfer_id
     ) AS k
-    LEFT JOIN (
-        SELECT t.id FROM ledger_transfer t WHERE {transfers_in_slice}
-    ) AS t ON t.id = k.transfer_id
 ) AS k
 """
 
