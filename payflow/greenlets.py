@@ -20,12 +20,20 @@ def are_in_use() -> bool:
     return bool(monkey.is_module_patched("socket"))
 
 
-def giving_way(items: Iterable[T]) -> Iterator[T]:
-    """The items, of which there may be thousands; others get their turn in between."""
-    left = MOST_GIVEN if are_in_use() else 0.0
+def giving_way(
+    items: Iterable[T], *, go: int = GO, most_given: float = MOST_GIVEN
+) -> Iterator[T]:
+    """The items, of which there may be thousands; others get their turn in between.
+
+    Args:
+        items: what is worked on.
+        go: how many of them in one go.
+        most_given: after so much time of others, in seconds, no more is given.
+    """
+    left = most_given if are_in_use() else 0.0
     for number, item in enumerate(items, start=1):
         yield item
-        if left > 0 and number % GO == 0:
+        if left > 0 and number % go == 0:
             began = time.monotonic()
             gevent.sleep(0)
             left -= time.monotonic() - began

@@ -1,9 +1,9 @@
 """Tables that leave the system: one description, and its forms for people and programs.
 
 A report says once which columns it has and what stands in them; this module makes CSV,
-XLSX and what a page's template shows. Amounts are exact decimals of major units in all
-of them, times are in the ledger's time zone, and no spreadsheet ever runs a customer's
-text as a formula.
+XLSX and what a page's template shows, and ``payflow.pdf`` makes PDF. Amounts are exact
+decimals of major units in all of them, times are in the ledger's time zone, and no
+spreadsheet ever runs a customer's text as a formula.
 """
 
 import csv
@@ -23,7 +23,7 @@ from payflow.money import format_amount
 
 #: Rows of one CSV chunk.
 CHUNK_ROWS = 500
-#: The most rows of a page that a browser is to lay out, and of a workbook.
+#: The most rows of what is to be printed, as a page or as PDF, and of a workbook.
 MAX_PAGE_ROWS = 10_000
 MAX_WORKBOOK_ROWS = 100_000
 #: A spreadsheet's numbers have so many decimal digits; further ones become zeros.

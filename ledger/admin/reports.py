@@ -242,7 +242,7 @@ def _respond(
     form = request.GET.get("format", "")
     page: dict[str, Any] = {}
     problem = ""
-    offered = {"html": "Print view", "csv": "CSV", "xlsx": "Excel"}
+    offered = {"html": "Print view", "pdf": "PDF", "csv": "CSV", "xlsx": "Excel"}
     try:
         sheet, file_name = make(Query(values))
         if form in FORMS:
@@ -253,9 +253,9 @@ def _respond(
     except ProblemError as error:
         problem = error.problem.detail
         if error.problem.code == "report_too_long":
-            too_long = ("html", "xlsx") if form == "xlsx" else ("html",)
+            too_long = ["html", "pdf", *(["xlsx"] if form == "xlsx" else [])]
             offered = {k: v for k, v in offered.items() if k not in too_long}
-            where = "a workbook" if form == "xlsx" else "the screen"
+            where = {"xlsx": "a workbook", "pdf": "a PDF"}.get(form, "the screen")
             problem = f"Too long for {where}: take the CSV. {problem}"
         else:
             offered = {}

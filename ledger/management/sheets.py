@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ledger.models import Ledger
+from payflow.api.downloads import write_binary
 from payflow.ids import new_id
 from payflow.sheets import (
     MAX_PAGE_ROWS,
@@ -24,9 +25,10 @@ from payflow.sheets import (
     csv_chunks,
     limited_rows,
     page_text,
-    write_workbook,
 )
 
+#: The options that name a file, one of which is given at most.
+_FILE_FORMS = ("csv", "xlsx", "pdf")
 #: Columns of a table where there is no terminal.
 PLAIN_WIDTH = 160
 #: What a terminal obeys instead of showing it, and what turns the order of a line.
@@ -41,6 +43,7 @@ def add_output_options(parser: CommandParser) -> None:
     )
     group.add_argument("--csv", metavar="FILE", help="write CSV; - is standard output")
     group.add_argument("--xlsx", metavar="FILE", help="write an XLSX workbook")
+    group.add_argument("--pdf", metavar="FILE", help="write a PDF to print")
 
 
 def write_sheet(
@@ -58,11 +61,12 @@ def write_sheet(
         CommandError: the file cannot be written.
         ProblemError: ``report_too_long``.
     """
-    form = "csv" if options["csv"] is not None else "xlsx"
-    name = options[form]
-    if name is None:
+    asked = [form for form in _FILE_FORMS if options[form] is not None]
+    if not asked:
         _print(sheet, out=out, say=say)
         return
+    (form,) = asked
+    name = options[form]
     if (form, name) == ("csv", "-"):
         for chunk in csv_chunks(sheet):
             out.write(chunk, ending="")
@@ -74,7 +78,7 @@ def write_sheet(
             if form == "csv":
                 file.writelines(chunk.encode() for chunk in csv_chunks(sheet))
             else:
-                write_workbook(sheet, file)
+                write_binary(sheet, form=form, file=file)
     except OSError as error:
         raise CommandError(f"The file cannot be written: {error}.") from error
     say(f"Wrote {name}.")

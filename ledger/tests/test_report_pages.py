@@ -13,6 +13,7 @@ from django.contrib.auth.models import Group, Permission, User
 from django.core.management import CommandError, call_command
 from django.test import Client
 from django.urls import reverse
+from pypdf import PdfReader
 
 from ledger.models import Account, Ledger
 from ledger.selectors import reports
@@ -107,11 +108,15 @@ def test_a_statement_without_lines_is_a_document_too(books):
 
 def test_files_are_written(books, tmp_path):
     table, workbook = tmp_path / "a.csv", tmp_path / "a.xlsx"
+    document = tmp_path / "a.pdf"
     common = ("statement", "user-ada", "--ledger=acme", "--from=2026-01-01")
 
-    said = run(*common, "--csv", str(table)), run(*common, "--xlsx", str(workbook))
+    said = [
+        run(*common, f"--{form}", str(path))
+        for form, path in (("csv", table), ("xlsx", workbook), ("pdf", document))
+    ]
 
-    assert said == (f"Wrote {table}.\n", f"Wrote {workbook}.\n")
+    assert said == [f"Wrote {path}.\n" for path in (table, workbook, document)]
     with table.open(newline="") as file:
         assert [row["credit"] for row in csv.DictReader(file)] == [
             "",
@@ -120,6 +125,7 @@ def test_files_are_written(books, tmp_path):
             "",
         ]
     assert workbook.read_bytes().startswith(b"PK")
+    assert "1,234.56" in PdfReader(document).pages[0].extract_text()
 
 
 @pytest.mark.parametrize(
@@ -162,15 +168,14 @@ def test_reports_as_json_are_what_the_api_answers(books, arguments):
         (("trial-balance", "--currency="), "currency: "),
         (("trial-balance", "--csv="), "--csv takes the name of a file"),
         (("trial-balance", "--xlsx="), "--xlsx takes the name of a file"),
+        (("trial-balance", "--pdf="), "--pdf takes the name of a file"),
     ],
 )
 def test_an_empty_option_of_a_report_is_not_left_out(
     books, tmp_path, arguments, message
 ):
     table = tmp_path / "inc.csv"
-    target = (
-        () if "sv=" in arguments[-1] or "sx=" in arguments[-1] else (f"--csv={table}",)
-    )
+    target = () if "takes the name" in message else (f"--csv={table}",)
 
     with pytest.raises(CommandError, match=message):
         run("report", *arguments, "--ledger=acme", *target)
@@ -185,6 +190,7 @@ def test_an_empty_option_of_a_report_is_not_left_out(
         ("--as-recorded-at=", "as_recorded_at: "),
         ("--csv=", "--csv takes"),
         ("--xlsx=", "--xlsx takes"),
+        ("--pdf=", "--pdf takes"),
     ],
 )
 def test_an_empty_option_of_a_statement_is_not_left_out(books, option, message):
@@ -359,6 +365,9 @@ def test_every_report_is_shown_and_taken_along(books, finance, report, expected)
     assert get(format="csv")["Content-Type"].startswith("text/csv")
     workbook = get(format="xlsx")
     assert b"".join(workbook.streaming_content).startswith(b"PK")
+    assert "format=pdf" in screen
+    document = PdfReader(io.BytesIO(b"".join(get(format="pdf").streaming_content)))
+    assert expected in document.pages[0].extract_text()
 
 
 @pytest.mark.parametrize(
@@ -366,6 +375,7 @@ def test_every_report_is_shown_and_taken_along(books, finance, report, expected)
     [
         ("", "MAX_PAGE_ROWS", {"csv", "xlsx"}),
         ("html", "MAX_PAGE_ROWS", {"csv", "xlsx"}),
+        ("pdf", "MAX_PAGE_ROWS", {"csv", "xlsx"}),
         ("xlsx", "MAX_WORKBOOK_ROWS", {"csv"}),
     ],
 )
@@ -373,7 +383,8 @@ def test_every_report_is_shown_and_taken_along(books, finance, report, expected)
 def test_what_is_too_long_for_one_form_is_offered_in_the_others(
     books, finance, monkeypatch, page, form, limit, offered
 ):
-    monkeypatch.setattr(f"payflow.sheets.{limit}", 1)
+    module = "payflow.pdf" if form == "pdf" else "payflow.sheets"
+    monkeypatch.setattr(f"{module}.{limit}", 1)
     url = reverse("admin:ledger_reports")
     if page == "statement":
         url = statement_of(books.ada)

@@ -13,6 +13,7 @@ import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from pypdf import PdfReader
 
 from ledger.days import TICK
 from ledger.enums import AccountKind
@@ -566,7 +567,7 @@ def test_a_report_sees_no_other_ledger(api):
     [
         ({"at": "tomorrow"}, 400, "invalid_request"),
         ({"currncy": "EUR"}, 400, "invalid_request"),
-        ({"format": "pdf"}, 400, "invalid_request"),
+        ({"format": "docx"}, 400, "invalid_request"),
         ({"limit": "5"}, 400, "invalid_request"),
         ({"at": "2999-01-01"}, 422, "instant_in_future"),
     ],
@@ -606,6 +607,7 @@ def test_every_report_is_a_file_and_a_page_too(api, report, query, expected):
     table = body(api.get(report, format="csv", **query)).decode()
     workbook = body(api.get(report, format="xlsx", **query))
     page = body(api.get(report, format="html", **query)).decode()
+    pdf = PdfReader(io.BytesIO(body(api.get(report, format="pdf", **query))))
 
     rows = list(csv.DictReader(io.StringIO(table)))
     assert any(expected.items() <= row.items() for row in rows), rows
@@ -613,6 +615,9 @@ def test_every_report_is_a_file_and_a_page_too(api, report, query, expected):
     assert "Acme" in page
     amounts = [value for value in expected.values() if value.replace(".", "").isdigit()]
     assert all(f">{value}<" in page for value in amounts)
+    printed = pdf.pages[0].extract_text().splitlines()
+    assert "Acme" in printed
+    assert all(f" {amount}" in " ".join(printed) for amount in amounts)
 
 
 def body(response: Any) -> bytes:

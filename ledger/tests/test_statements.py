@@ -14,6 +14,7 @@ import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from pypdf import PdfReader
 
 from ledger.days import TICK
 from ledger.models import Account
@@ -349,7 +350,7 @@ def test_the_api_pages_through_the_lines_and_shows_the_balances_on_each(books):
         ({"from": "1969-12-31"}, "from", "not_an_instant"),
         ({"from": "2026-01-02", "to": "2026-01-01T00:00:00Z"}, "to", "before_from"),
         ({"until": "2026-01-01"}, "until", "unknown_field"),
-        ({"format": "pdf"}, "format", "not_a_choice"),
+        ({"format": "docx"}, "format", "not_a_choice"),
         ({"limit": "0"}, "limit", "out_of_range"),
         ({"cursor": "x"}, "as_recorded_at", "missing"),
     ],
@@ -589,15 +590,53 @@ def test_the_page_to_print_names_what_it_shows_and_runs_nothing(books):
     assert not re.search(r"(src|href)=", page), "it stands alone"
 
 
+def test_the_pdf_shows_what_the_json_says(books):
+    for amount in (123_456, 1, 9_007_199_254_740_991 - 123_457):
+        books.send(amount, description="Łódź, Αθήνα, Київ: €")
+    books.send(2_000, source=books.ada, description="Back")
+
+    json, response = books.get().json(), books.get(format="pdf")
+    reader = PdfReader(io.BytesIO(body(response)))
+
+    def decimal(minor: int) -> str:
+        return f"{Decimal(minor).scaleb(-2):,f}"
+
+    assert response["Content-Type"] == "application/pdf"
+    assert re.search(r'filename="statement-.*\.pdf"', response["Content-Disposition"])
+    (page,) = [page.extract_text().split("\n") for page in reader.pages]
+    for name in ("opening_balance", "closing_balance", "total_debits", "total_credits"):
+        assert f"{decimal(json[name])} USD" in page
+    assert {json["account"]["reference"], json["account"]["owner_name"]} <= set(page)
+    text = " ".join(page)
+    amounts = re.findall(r"-?[\d,]+\.\d\d(?! USD)", text)
+    assert amounts == [
+        decimal(json["opening_balance"]),
+        *(
+            decimal(line[name])
+            for line in json["lines"]
+            for name in ("amount", "balance_after")
+        ),
+        decimal(json["closing_balance"]),
+    ]
+    for line in json["lines"]:
+        assert line["transfer"]["description"] in text
+        assert line["booked_at"][:19].replace("T", " ") in text
+
+
 @pytest.mark.parametrize(
-    ("form", "name"), [("html", "MAX_PAGE_ROWS"), ("xlsx", "MAX_WORKBOOK_ROWS")]
+    ("form", "name"),
+    [
+        ("html", "sheets.MAX_PAGE_ROWS"),
+        ("pdf", "pdf.MAX_PAGE_ROWS"),
+        ("xlsx", "sheets.MAX_WORKBOOK_ROWS"),
+    ],
 )
 def test_what_is_too_long_for_a_format_is_refused_before_it_is_read(
     books, monkeypatch, form, name
 ):
     books.send(1)
     books.send(2)
-    monkeypatch.setattr(f"payflow.sheets.{name}", 1)
+    monkeypatch.setattr(f"payflow.{name}", 1)
 
     with CaptureQueriesContext(connection) as queries:
         response = books.get(format=form)

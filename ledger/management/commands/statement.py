@@ -38,6 +38,7 @@ examples:
   manage.py statement 00000000-0000-0000-0000-000000000002 --ledger demo \\
       --from 2026-11-01
   manage.py statement user-ada --ledger demo --from 2026-11-01 --xlsx november.xlsx
+  manage.py statement user-ada --ledger demo --from 2026-11-01 --pdf november.pdf
   manage.py statement user-ada --ledger demo --from 2026-11-01 --csv - | head
 """
 
