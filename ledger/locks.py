@@ -244,8 +244,9 @@ class LockedHold:
 
 # The postings are locked with their hold, so both are as their last owner left them,
 # even if he was waited for. Each hold is looked up by itself, in the order of the ids.
+# ARRAY (…) hides how many there are, or PostgreSQL would plan anew for each few of them.
 _LOCK_HOLDS = """
-SELECT locked.* FROM unnest($2::uuid[]) AS wanted (id)
+SELECT locked.* FROM unnest(ARRAY(SELECT unnest($2::uuid[]))) AS wanted (id)
 CROSS JOIN LATERAL (
     SELECT h.ledger_id, h.id, h.status, h.reference, h.description, h.metadata,
         h.expires_at, h.created_at, h.ended_at,
