@@ -127,7 +127,14 @@ def write_pdf(sheet: Sheet, file: IO[bytes]) -> None:
     name = " · ".join(
         [sheet.title, *(_printable(value) for _, value in sheet.facts[:2])]
     )
-    canvas = Canvas(file, pagesize=size, lang="en", pageCompression=1)
+    canvas = Canvas(
+        file,
+        pagesize=size,
+        lang="en",
+        pageCompression=1,
+        # Else each page would begin with a font that is not part of the document.
+        initialFontName=_REGULAR,
+    )
     canvas.setTitle(name)
     canvas.setCreator("PayFlow")
     for number, blocks in enumerate(_in_turns(pages, go=1), start=1):
