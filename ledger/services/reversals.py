@@ -151,7 +151,7 @@ def transfer_reverse(
         metadata=request.metadata,
         reverses_transfer_id=request.transfer_id,
         source_postings=sources,
-        reason=request.reason if payout is None else None,
+        reason=request.reason,
         permission=Permission.FORCE_REVERSAL if is_short else None,
     )
     batch.prepare([reversal])

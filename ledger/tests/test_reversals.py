@@ -365,7 +365,8 @@ def test_a_payout_that_was_never_attempted_is_cancelled_with_its_reversal():
     back = reverse(sent)
 
     assert isinstance(back, PostedTransfer)
-    assert back.kind == "payout_reversal"
+    assert (back.kind, back.reason) == ("payout_reversal", "customer_request")
+    assert Transfer.objects.get(id=back.id).reason == "customer_request"
     task = OutboxTask.objects.get(id=task.id)
     assert (task.state, task.completion_transfer_id) == ("cancelled", back.id)
     assert posted(source, bank) == [1_000, 0]
