@@ -684,12 +684,13 @@ class _Audit:
                     "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
                 )
             # See Note [Plans]. Compiling a slice's query would cost more than running
-            # it.
+            # it, and how many processes read is for the caller to say.
             cursor.execute(
                 "SELECT set_config('enable_seqscan', 'off', true),"
                 " set_config('enable_bitmapscan', 'off', true),"
                 " set_config('enable_nestloop', 'off', true),"
                 " set_config('enable_sort', 'off', true),"
+                " set_config('max_parallel_workers_per_gather', '0', true),"
                 " set_config('jit', 'off', true), set_config('work_mem', %s, true)",
                 [WORK_MEMORY],
             )
@@ -811,10 +812,10 @@ class _Audit:
             cursor.execute(
                 ENTRY_SCAN, {"page": page, "end_page": end_page, "seed": self._seed}
             )
-            rows, suspects = cursor.fetchone()
+            found = dict(cursor.fetchall())
         with self._lock:
-            self._suspects.update(suspects or ())
-        self._progress(rows)
+            self._suspects.update(ledger_id for ledger_id in found if ledger_id)
+        self._progress(sum(found.values()))
 
     def _walk_entries(self, ledger_id: UUID) -> None:
         """Entries in the order of their accounts and versions."""

@@ -365,7 +365,7 @@ SELECT pg_relation_size('ledger_entry') / current_setting('block_size')::int
 # another ledger, account or currency than the one before it is taken for its successor
 # once in 2^64, and nobody can choose when; that of its own is compared as it is.
 ENTRY_SCAN = """
-SELECT count(*), array_agg(DISTINCT s.suspect) FILTER (WHERE s.suspect IS NOT NULL)
+SELECT s.suspect, count(*)
 FROM (
     SELECT CASE WHEN s.place = lag(s.place) OVER w + 1
             AND s.debits_before = lag(s.debits_after) OVER w
@@ -421,6 +421,7 @@ FROM (
     ) AS s
     WINDOW w AS (ORDER BY s.place)
 ) AS s
+GROUP BY s.suspect
 """
 
 # What TRANSFERS asks: how many transfers, entries, transfers that COMPLETIONS looks at,
@@ -466,10 +467,12 @@ CROSS JOIN (
         GROUP BY e.transfer_id, e.posting_number
         ORDER BY e.transfer_id, e.posting_number
     ) AS p
-    FULL JOIN (
+    LEFT JOIN (
+        -- In no order of its own, so that its key is seen to be unique: joined with
+        -- what may have two rows of one id, the postings would be kept.
         SELECT t.id, t.posting_count, t.created_at, t.effective_at,
             {is_of_origin} AS is_of_origin
-        FROM ledger_transfer t WHERE {transfers_in_slice} ORDER BY t.id
+        FROM ledger_transfer t WHERE {transfers_in_slice}
     ) AS t ON t.id = p.transfer_id
 ) AS e
 CROSS JOIN (

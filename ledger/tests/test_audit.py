@@ -316,6 +316,37 @@ def test_gap_in_versions_is_found(unguarded: Books) -> None:
     assert fired(report) == {"entry_versions_have_no_gaps": 10}
 
 
+def test_gap_that_the_scans_order_cannot_show_is_found(unguarded: Books) -> None:
+    # It goes by the last 31 bits of a version.
+    run(
+        "UPDATE ledger_entry SET account_version = account_version + 2147483648"
+        " WHERE account_id = %s AND account_version >= 3",
+        unguarded.alice.id,
+    )
+    run(
+        "UPDATE ledger_account SET version = version + 2147483648 WHERE id = %s",
+        unguarded.alice.id,
+    )
+
+    report = check_of(unguarded.ledger)
+
+    assert fired(report) == {"entry_versions_have_no_gaps": 2**31}
+
+
+def test_entry_that_is_neither_debit_nor_credit_is_found(unguarded: Books) -> None:
+    drop_constraint("ledger_entry", "entry_direction_is_known")
+    run(
+        "UPDATE ledger_entry SET direction = 'neither'"
+        " WHERE transfer_id = %s AND direction = 'credit'",
+        unguarded.transfer,
+    )
+
+    assert fired(check_of(unguarded.ledger)) == {
+        "entry_sums_balance": 100,
+        "entry_totals_follow_previous": 100,
+    }
+
+
 @pytest.mark.parametrize("slice_rows", [1, 2, 3, 50_000])
 def test_gap_is_found_once_wherever_the_slices_end(
     unguarded: Books, slice_rows: int
@@ -550,6 +581,17 @@ def test_second_task_of_a_transfer_is_found(unguarded: Books) -> None:
     copy_task(OutboxTask.objects.get(transfer_id=unguarded.transfer))
 
     assert fired(check_of(unguarded.ledger)) == {"transfer_has_posted_task": 1}
+
+
+def test_task_that_another_transfer_has_too_many_is_found(unguarded: Books) -> None:
+    drop_constraint("outbox_task", "task_unique_per_posting")
+    run(
+        "UPDATE outbox_task SET transfer_id = %s WHERE transfer_id = %s",
+        unguarded.reply,
+        unguarded.transfer,
+    )
+
+    assert fired(check_of(unguarded.ledger)) == {"transfer_has_posted_task": 2}
 
 
 def test_task_without_transfer_is_found(unguarded: Books) -> None:
