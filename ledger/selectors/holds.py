@@ -30,6 +30,7 @@ from ledger.selectors.finding import (
     search_by_id,
 )
 from payflow.errors import ProblemError
+from payflow.statements import run_prepared, uuids
 
 # PostgreSQL's clock decides whether a hold has lapsed, and nobody else's.
 _HAS_LAPSED = Q(expires_at__lte=Now())
@@ -318,13 +319,17 @@ def lapsed_holds(*, ledger_id: UUID, limit: int) -> list[UUID]:
     return ids
 
 
+_ACCOUNTS = """
+SELECT hold_id, from_account_id, to_account_id FROM ledger_hold_posting
+WHERE ledger_id = $1::uuid AND hold_id = ANY ($2::uuid[])
+"""
+
+
 def hold_accounts(
     *, ledger_id: UUID, hold_ids: Iterable[UUID]
 ) -> dict[UUID, set[UUID]]:
     """The accounts of holds, which never change; none of a hold that there is not."""
     accounts: dict[UUID, set[UUID]] = {hold_id: set() for hold_id in hold_ids}
-    for hold_id, *pair in HoldPosting.objects.filter(
-        ledger_id=ledger_id, hold_id__in=list(accounts)
-    ).values_list("hold_id", "from_account_id", "to_account_id"):
+    for hold_id, *pair in run_prepared(_ACCOUNTS, [ledger_id, uuids(list(accounts))]):
         accounts[hold_id].update(pair)
     return accounts
