@@ -677,6 +677,7 @@ TRANSFERS = Sweep(
                         AS imbalance,
                     count(*) <> 2
                         OR count(*) FILTER (WHERE e.direction = 'debit') <> 1
+                        OR count(*) FILTER (WHERE e.direction = 'credit') <> 1
                         OR min(e.amount) <> max(e.amount)
                         OR min(e.currency) <> max(e.currency)
                         OR min(uuid_hash_extended(e.account_id, 0))

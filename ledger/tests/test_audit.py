@@ -344,6 +344,7 @@ def test_entry_that_is_neither_debit_nor_credit_is_found(unguarded: Books) -> No
     assert fired(check_of(unguarded.ledger)) == {
         "entry_sums_balance": 100,
         "entry_totals_follow_previous": 100,
+        "transfer_entries_are_its_postings": 1,
     }
 
 
