@@ -244,7 +244,7 @@ class LockedHold:
 
 # The postings are locked with their hold, so both are as their last owner left them,
 # even if he was waited for. Each hold is looked up by itself, in the order of the ids.
-# ARRAY (…) hides how many there are, or PostgreSQL would plan anew for each few of them.
+# ARRAY (…) hides how many there are: PostgreSQL would plan anew for each few of them.
 _LOCK_HOLDS = """
 SELECT locked.* FROM unnest(ARRAY(SELECT unnest($2::uuid[]))) AS wanted (id)
 CROSS JOIN LATERAL (
