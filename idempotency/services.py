@@ -43,10 +43,12 @@ from payflow.statements import (
 PURGE_BATCH = 1_000
 
 # LATERAL and OFFSET 0: each key is looked up by itself, whatever the planner believes
-# of the table's size.
+# of the table's size. ARRAY(SELECT ...): it keeps its plan, for it does not see how short
+# the arrays are; planning anew cost more than running.
 _ACQUIRE = """
 SELECT pg_try_advisory_xact_lock(wanted.lock), k.*
-FROM unnest($2::bigint[], $3::uuid[], $4::text[])
+FROM unnest(ARRAY(SELECT unnest($2::bigint[])), ARRAY(SELECT unnest($3::uuid[])),
+        ARRAY(SELECT unnest($4::text[])))
     WITH ORDINALITY AS wanted (lock, client_id, key, number)
 LEFT JOIN LATERAL (
     SELECT digests, status, response_headers, response_body, resource_type,

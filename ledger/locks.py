@@ -147,7 +147,10 @@ def lock_accounts(
     }
 
 
-_NAMED = "$2::uuid[]"
+# Note [Lengths]. PostgreSQL plans a statement anew each time while it sees how long an
+# array is, since short ones look cheap. Behind a SELECT it does not see it, and keeps the
+# plan; planning cost more than running.
+_NAMED = "ARRAY(SELECT unnest($2::uuid[]))"
 # LATERAL and OFFSET 0: each hold is looked up by itself, whatever the planner believes
 # of the table's size.
 _NAMED_OR_HELD = """
@@ -244,7 +247,7 @@ class LockedHold:
 
 # The postings are locked with their hold, so both are as their last owner left them,
 # even if he was waited for. Each hold is looked up by itself, in the order of the ids.
-# ARRAY (…) hides how many there are: PostgreSQL would plan anew for each few of them.
+# See Note [Lengths].
 _LOCK_HOLDS = """
 SELECT locked.* FROM unnest(ARRAY(SELECT unnest($2::uuid[]))) AS wanted (id)
 CROSS JOIN LATERAL (
