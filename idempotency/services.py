@@ -43,8 +43,8 @@ from payflow.statements import (
 PURGE_BATCH = 1_000
 
 # LATERAL and OFFSET 0: each key is looked up by itself, whatever the planner believes
-# of the table's size. ARRAY(SELECT ...): it keeps its plan, for it does not see how short
-# the arrays are; planning anew cost more than running.
+# of the table's size. ARRAY(SELECT ...): PostgreSQL keeps its plan, for it does not see
+# how short the arrays are; planning anew cost more than running.
 _ACQUIRE = """
 SELECT pg_try_advisory_xact_lock(wanted.lock), k.*
 FROM unnest(ARRAY(SELECT unnest($2::bigint[])), ARRAY(SELECT unnest($3::uuid[])),

@@ -148,8 +148,8 @@ def lock_accounts(
 
 
 # Note [Lengths]. PostgreSQL plans a statement anew each time while it sees how long an
-# array is, since short ones look cheap. Behind a SELECT it does not see it, and keeps the
-# plan; planning cost more than running.
+# array is, since short ones look cheap. Behind a SELECT it does not see it and keeps
+# the plan; planning cost more than running.
 _NAMED = "ARRAY(SELECT unnest($2::uuid[]))"
 # LATERAL and OFFSET 0: each hold is looked up by itself, whatever the planner believes
 # of the table's size.
