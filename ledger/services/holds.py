@@ -153,6 +153,8 @@ def hold_capture(
     ):
         capture = replace(capture, permission=Permission.CAPTURE_FROZEN)
         problem = batch.refusal(capture, hold=hold, is_final=request.is_final)
+    # Its time may come while it is judged: whoever lacks funds ends what has lapsed.
+    problem = _not_active(hold) or problem
     if problem is None:
         batch.add_capture(hold, capture, is_final=request.is_final)
     return problem

@@ -453,6 +453,27 @@ def test_that_a_hold_which_lapses_under_its_lock_is_ended_for_all():
     assert hold_get(ledger_id=ledger.id, hold_id=hold.id).row.status == "expired"
 
 
+def test_that_a_capture_whose_own_hold_lapses_while_it_is_judged_is_refused():
+    ledger = LedgerFactory()
+    Ledger.objects.filter(id=ledger.id).update(settings={OVER_CAPTURE: 1_000})
+    source = AccountFactory(ledger=ledger, balance=100)
+    target = AccountFactory(ledger=ledger)
+    hold = place(source, target, 100)
+    lapse(hold)
+    batch = Batch(ledger_id=ledger.id, actor=ACTOR, now=now())
+    batch.lock(hold_ids=[hold.id])
+    # When it was locked, its time had not come.
+    batch.holds[hold.id].is_lapsed = False
+
+    # Ten are lacking, and what frees them is the end of this hold.
+    late = hold_capture(batch, request=CaptureRequest(hold.id, 110), actor=ACTOR)
+    batch.write()
+
+    assert code(late) == "hold_expired"
+    assert (fresh(source).posted, fresh(source).debits_pending) == (100, 0)
+    assert hold_get(ledger_id=ledger.id, hold_id=hold.id).row.status == "expired"
+
+
 def test_that_a_reference_is_taken_once_by_a_transfer_and_once_by_a_hold():
     ledger = LedgerFactory()
     source = AccountFactory(ledger=ledger, balance=300)
