@@ -105,6 +105,9 @@ SCAN_ENTRIES_PER_PAGE = 10
 MAX_FINDINGS_PER_CHECK = 50
 #: What a slice's sorts and hashes may use before they go to disk.
 WORK_MEMORY = "160MB"
+#: How long a slice's query may take. A request's limits are not for it: on books that
+#: have to come from a slow disk, the audit would never get to its end.
+QUERY_TIMEOUT = "10min"
 
 # --- What is checked --------------------------------------------------------------
 
@@ -691,9 +694,12 @@ class _Audit:
                 " set_config('enable_nestloop', 'off', true),"
                 " set_config('enable_sort', 'off', true),"
                 " set_config('max_parallel_workers_per_gather', '0', true),"
-                " set_config('jit', 'off', true), set_config('work_mem', %s, true)",
-                [WORK_MEMORY],
+                " set_config('jit', 'off', true), set_config('work_mem', %s, true),"
+                " set_config('statement_timeout', %s, true)",
+                [WORK_MEMORY, QUERY_TIMEOUT],
             )
+            if connection.pg_version >= 170000:  # type: ignore[attr-defined]
+                cursor.execute("SET LOCAL transaction_timeout = 0")
             yield cursor
         if self._share < 1:
             worked = time.monotonic() - started

@@ -152,6 +152,25 @@ def test_empty_ledger_is_sound() -> None:
     assert check_of(LedgerFactory()).is_sound
 
 
+def test_slice_may_take_longer_than_a_request(books: Books) -> None:
+    slowed = []
+
+    def slow(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if "ledger_entry" in sql and not slowed:
+            slowed.append(sql)
+            run("SELECT pg_sleep(1.5)")
+        return execute(sql, params, many, context)
+
+    run("SET LOCAL statement_timeout = '1s'")
+    if connection.pg_version >= 170000:  # type: ignore[attr-defined]
+        run("SET LOCAL transaction_timeout = '1s'")
+    with connection.execute_wrapper(slow):
+        report = check_of(books.ledger)
+
+    assert slowed
+    assert report.is_sound
+
+
 def test_account_that_becomes_a_payout_account_and_stops_is_sound(
     books: Books,
 ) -> None:
