@@ -99,6 +99,15 @@ def server_user() -> SystemUser | None:
     return SystemUser(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
+def _shared_buffers() -> str:
+    """A quarter of the memory, as PostgreSQL's manual advises, but at most 2 GB.
+
+    It is taken from the system as the books grow into it.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return f"{min(2 << 30, memory // 4) >> 20}MB"
+
+
 @dataclass(frozen=True)
 class PostgresServer:
     """A PostgreSQL cluster in ``directory``.
@@ -159,7 +168,7 @@ class PostgresServer:
             CONFIGURATION.format(
                 host=LOOPBACK,
                 port=self.port,
-                shared_buffers="64MB" if self.small else "256MB",
+                shared_buffers="64MB" if self.small else _shared_buffers(),
                 min_wal_size="32MB" if self.small else "80MB",
             )
         )
