@@ -17,27 +17,38 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 def group_processes(stack: Stack) -> dict[str, list[psutil.Process]]:
     """The processes of each group of the stack, parents first."""
-    groups = {}
-    for group, process in stack.processes.items():
-        parent = psutil.Process(process.popen.pid)
-        groups[group] = [parent, *parent.children(recursive=True)]
-    return groups
+    return {
+        group: _family(process.popen.pid) for group, process in stack.processes.items()
+    }
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    parent = psutil.Process(pid)
+    return [parent, *parent.children(recursive=True)]
 
 
 def cpu_seconds(stack: Stack) -> dict[str, float]:
     """Processor time of each group since its start, ended children included."""
-    seconds = {}
-    for group, processes in group_processes(stack).items():
-        ticks = 0
-        for process in processes:
-            try:
-                stat = Path(f"/proc/{process.pid}/stat").read_text()
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # ended just now: its parent has its time
-            # utime, stime, cutime and cstime, after the name, which may have spaces.
-            ticks += sum(map(int, stat.rpartition(")")[2].split()[11:15]))
-        seconds[group] = ticks / _TICKS_PER_SECOND
-    return seconds
+    return {
+        group: _family_ticks(process.popen.pid) / _TICKS_PER_SECOND
+        for group, process in stack.processes.items()
+    }
+
+
+def _family_ticks(pid: int) -> int:
+    while True:
+        try:
+            return sum(_ticks(process.pid) for process in _family(pid))
+        except (FileNotFoundError, ProcessLookupError):
+            # A child ended after its parent, who has its time from then on, was read.
+            if not psutil.pid_exists(pid):
+                raise
+
+
+def _ticks(pid: int) -> int:
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    # utime, stime, cutime and cstime, after the name, which may have spaces.
+    return sum(map(int, stat.rpartition(")")[2].split()[11:15]))
 
 
 def wait_until_started(stack: Stack) -> None:
