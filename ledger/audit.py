@@ -9,11 +9,11 @@ snapshot would keep the dead versions of hot accounts alive, and slow their owne
 down). Everything that is compared is compared inside one snapshot, in which all of a
 transfer is there or nothing is; so slices may also be read at the same time, on several
 connections. A slice is a range of neighbouring keys, bounded by the rows that an index
-has between its ends, so neither a hot account nor rows that should not be there can
-make one large: a hot account's entries span several slices, which overlap by one entry.
-Most entries are read by ranges of the table's pages instead, see Note [Scans]. A walk
-ends where the books ended when it came there, so traffic that is faster than the audit
-cannot keep it running; what comes later is left to the next run.
+has between its ends, so a hot account cannot make one large: its entries span several
+slices, which overlap by one entry. Most entries are read by ranges of the table's pages
+instead, see Note [Scans]. A walk ends where the books ended when it came there, so
+traffic that is faster than the audit cannot keep it running; what comes later is left
+to the next run.
 
 Each slice asks one question: does any row break any rule? Only if one does are the
 details read.

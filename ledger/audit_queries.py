@@ -355,20 +355,20 @@ SELECT pg_relation_size('ledger_entry') / current_setting('block_size')::int
 # What ENTRIES asks, of the entries in a range of the table's pages. Read in their
 # physical order and sorted in memory they take a fraction of the time of reading them
 # in their accounts' order. An entry's place puts those of one ledger, account and
-# currency next to each other, and its totals are masked with those three, so that only
-# an entry of the same ones is a previous entry. An entry that is not right behind the
-# previous one is looked up: its account, the previous entry, and whether there is
-# another one of its version. (Of two entries of one version, one at least has no
-# previous entry in its range, or stands behind its twin.)
+# currency next to each other, and its totals are masked with those three and with its
+# version, so that only the entry of the version before is a previous one. An entry that
+# is not right behind the previous one is looked up: its account, the previous entry,
+# and whether there is another one of its version. (Of two entries of one version, one
+# at least has no previous entry in its range, or stands behind its twin.)
 #
-# The mask is a hash of 64 bits, with a seed that is new in each run. So an entry of
-# another ledger, account or currency than the one before it is taken for its successor
-# once in 2^64, and nobody can choose when; that of its own is compared as it is.
+# A mask is a hash of 64 bits, with a seed that is new in each run. So an entry of
+# another ledger, account, currency or version than the one before it is taken for its
+# successor once in 2^64, and nobody can choose when; the right one's totals are
+# compared as they are.
 ENTRY_SCAN = """
 SELECT s.suspect, count(*)
 FROM (
-    SELECT CASE WHEN s.place = lag(s.place) OVER w + 1
-            AND s.debits_before = lag(s.debits_after) OVER w
+    SELECT CASE WHEN s.debits_before = lag(s.debits_after) OVER w
             AND s.credits_before = lag(s.credits_after) OVER w
             AND s.created_at >= lag(s.created_at) OVER w THEN NULL
         ELSE (
@@ -400,8 +400,10 @@ FROM (
     FROM (
         SELECT e.tid, e.created_at,
             e.mask << 32 | (e.account_version & 2147483647) AS place,
-            e.debits_after # e.mask AS debits_after,
-            (e.debits_after - e.debit) # e.mask AS debits_before,
+            e.debits_after # hashint8extended(e.account_version, e.mask)
+                AS debits_after,
+            (e.debits_after - e.debit)
+                # hashint8extended(e.account_version - 1, e.mask) AS debits_before,
             e.credits_after, e.credits_after - e.credit AS credits_before
         FROM (
             SELECT e.ctid AS tid, e.created_at, e.account_version,
@@ -617,22 +619,11 @@ SELECT i.id FROM idempotency_key i WHERE {keys_in_slice}
 ORDER BY i.ledger_id, i.id OFFSET %(offset)s LIMIT 1
 """
 
-# The entries come first: as a rule they end a slice, and nothing beyond is counted.
+# By the entries, of which a transfer may have many. What else has the ids of a slice, a
+# transfer and its tasks, is no more than they are, or there by mistake.
 TRANSFER_SLICE_END = """
-WITH entries AS MATERIALIZED (
-    SELECT coalesce(
-        (SELECT e.transfer_id FROM ledger_entry e WHERE {transfer_entries_in_slice}
-            ORDER BY e.ledger_id, e.transfer_id OFFSET %(offset)s LIMIT 1),
-        'ffffffff-ffff-ffff-ffff-ffffffffffff') AS last_id
-)
-SELECT nullif(least(last_id,
-    (SELECT t.id FROM ledger_transfer t WHERE {transfers_in_slice} AND t.id <= last_id
-        ORDER BY t.ledger_id, t.id OFFSET %(offset)s LIMIT 1),
-    (SELECT k.transfer_id FROM outbox_task k
-        WHERE {transfer_tasks_in_slice} AND k.transfer_id <= last_id
-        ORDER BY k.ledger_id, k.transfer_id OFFSET %(offset)s LIMIT 1)
-    ), 'ffffffff-ffff-ffff-ffff-ffffffffffff')
-FROM entries
+SELECT e.transfer_id FROM ledger_entry e WHERE {transfer_entries_in_slice}
+ORDER BY e.ledger_id, e.transfer_id OFFSET %(offset)s LIMIT 1
 """
 
 # Accounts are compared by hash, because min(uuid) is new in PostgreSQL 18.
