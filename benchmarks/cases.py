@@ -23,6 +23,9 @@ R1_CLIENTS = {"uniform": (4, 8, 16, 32), "hot": (1, 2, 4, 8)}
 BATCH_SIZES = (10, 100, 1_000, 10_000)
 #: So that a few of the large ones finish.
 BATCH_SECONDS = {1_000: 4, 10_000: 8}
+#: How many send batches at the same time, each on accounts of its own.
+BATCH_CLIENTS = 2
+MORE_BATCH_CLIENTS = 6
 #: Of everything that is not measured at several counts of clients.
 SOME_CLIENTS = 32
 REPLAYED_KEYS = 1_000
@@ -355,15 +358,17 @@ def _half_rate(spread: str) -> Callable[[Bench], Metrics]:
     return run
 
 
-def _batch(size: int, is_atomic: bool) -> Callable[[Bench], Metrics]:
+def _batch(
+    size: int, is_atomic: bool, clients: int = BATCH_CLIENTS
+) -> Callable[[Bench], Metrics]:
     def run(bench: Bench) -> Metrics:
         web = measure.group_processes(bench.stack)["web"]
         measure.reset_peaks(web)
         before = measure.memory(bench.stack)
         metrics = bench.http(
             "batches",
-            connections=2,
-            threads=2,
+            connections=clients,
+            threads=clients,
             size=size,
             atomic=str(is_atomic).lower(),
             at_least=BATCH_SECONDS.get(size, 0),
@@ -683,6 +688,14 @@ def all_cases() -> list[Case]:
         for size in BATCH_SIZES
         for is_atomic in (True, False)
     ]
+    cases.append(
+        Case(
+            f"batch.{BATCH_SIZE}.clients",
+            f"batches of {BATCH_SIZE:,}, all or none, {MORE_BATCH_CLIENTS} clients",
+            "transfers/s",
+            _batch(BATCH_SIZE, True, MORE_BATCH_CLIENTS),
+        )
+    )
     cases += [
         Case("hold", f"holds, {SOME_CLIENTS} clients", "holds/s", _holds),
         Case(
