@@ -818,10 +818,10 @@ class _Audit:
             cursor.execute(
                 ENTRY_SCAN, {"page": page, "end_page": end_page, "seed": self._seed}
             )
-            found = dict(cursor.fetchall())
+            entries, suspects = cursor.fetchone()
         with self._lock:
-            self._suspects.update(ledger_id for ledger_id in found if ledger_id)
-        self._progress(sum(found.values()))
+            self._suspects.update(suspects or ())
+        self._progress(entries)
 
     def _walk_entries(self, ledger_id: UUID) -> None:
         """Entries in the order of their accounts and versions."""
