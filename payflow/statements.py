@@ -140,8 +140,11 @@ def _uuid_cell(value: UUID | bytes | None) -> bytes:
 
 def bigints(values: Sequence[int | None]) -> Packed:
     """A ``bigint[]``."""
+    cells: list[int | None] = [8] * (2 * len(values))
+    cells[1::2] = values
     try:
-        return _array(20, [_bigint(8, value) for value in values], False)
+        data = struct.pack(">" + "iq" * len(values), *cells)
+        return Packed(_start(20, len(values), has_nulls=False) + data)
     except struct.error:
         return _distinct(20, values, lambda value: _bigint(8, value))
 
@@ -186,9 +189,12 @@ def _microseconds(duration: timedelta) -> int:
 
 def _distinct(oid: int, values: Sequence[Any], cell: Callable[[Any], bytes]) -> Packed:
     """An array that packs equal values once."""
-    cells = {value: cell(value) for value in set(values) if value is not None}
-    cells[None] = _NULL
-    return _array(oid, [cells[value] for value in values], None in values)
+    cells = {v: _NULL if v is None else cell(v) for v in set(values)}
+    start = _start(oid, len(values), has_nulls=None in cells)
+    if len(cells) == 1:
+        (only,) = cells.values()
+        return Packed(start + only * len(values))
+    return Packed(b"".join([start, *[cells[value] for value in values]]))
 
 
 def _array(oid: int, cells: Sequence[bytes], has_nulls: bool) -> Packed:
