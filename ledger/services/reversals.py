@@ -335,24 +335,32 @@ def _postings_back(
 ) -> tuple[tuple[int, ...], tuple[PostingRequest, ...]]:
     """The postings of the reversal, and where each comes from.
 
-    With receivables (by currency), what an account cannot give is debited to them. Who
-    passed money on gets it back in the same transfer, and can give that, too.
+    With receivables (by currency), what an account cannot give is debited to them, but
+    for what came from them. Who passed money on gets it back in the same transfer, and
+    can give that, too.
     """
     sources: list[int] = []
     postings: list[PostingRequest] = []
-    taken: dict[UUID, int] = {}
+    taken: Counter[UUID] = Counter()
     incoming: Counter[UUID] = Counter()
+    # What came from receivables they cannot pay back to themselves.
+    came_from_them = {
+        o.number for o in wanted if o.from_account_id in receivables.values()
+    }
     for original in wanted:
-        incoming[original.from_account_id] += amounts.get(original.number, 0)
+        amount = amounts.get(original.number, 0)
+        incoming[original.from_account_id] += amount
+        if original.number in came_from_them:
+            taken[original.to_account_id] += amount
     for original in wanted:
         amount = given = amounts.get(original.number, 0)
-        if receivables:
+        if receivables and original.number not in came_from_them:
             payer_id = original.to_account_id
-            before = taken.get(payer_id, 0)
+            before = taken[payer_id]
             obtainable = _obtainable(
                 batch, payer_id, before + amount, incoming=incoming[payer_id]
             )
-            given = min(amount, obtainable - before)
+            given = min(amount, max(0, obtainable - before))
             taken[payer_id] = before + given
         if given:
             sources.append(original.number)

@@ -579,3 +579,35 @@ def test_a_forced_reversal_of_a_transfer_that_paid_receivables_too_is_one():
     assert [p.amount for p in back.postings] == [100, 400, 10]
     assert posted(source) == [1_000]
     assert audit_run(ledger_slug=ledger.slug).is_sound
+
+
+def test_force_does_not_help_where_the_money_came_from_receivables():
+    ledger = LedgerFactory()
+    source = AccountFactory(ledger=ledger, balance=1_000)
+    target, other = AccountFactory(ledger=ledger), AccountFactory(ledger=ledger)
+    owed = Account.objects.get(
+        id=system_account_id(ledger_id=ledger.id, name="receivables", currency="USD")
+    )
+    (lent,) = post(
+        TransferRequest(
+            (
+                PostingRequest(source.id, target.id, 500),
+                PostingRequest(owed.id, target.id, 100),
+            )
+        ),
+        ledger=ledger,
+    )
+    move(target, other, 550)
+
+    refused = reverse(lent, actor=BOSS, is_forced=True)
+    assert code(refused) == "insufficient_funds"
+    assert refused.fields["account_id"] == str(target.id)
+    # What the account has goes there first, where nobody stands in for it.
+    move(other, target, 70)
+    back = reverse(lent, actor=BOSS, is_forced=True)
+
+    assert isinstance(back, PostedTransfer)
+    assert [p.amount for p in back.postings] == [20, 480, 100]
+    assert posted(source, target, owed) == [1_000, 0, 480]
+    assert left(lent) == [0, 0]
+    assert audit_run(ledger_slug=ledger.slug).is_sound
