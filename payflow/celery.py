@@ -15,6 +15,7 @@ from celery.signals import (
     worker_init,
     worker_process_init,
 )
+from django.db import close_old_connections
 
 from payflow.embedded.launch import end_with_parent
 
@@ -42,6 +43,18 @@ def check_the_database(**_: Any) -> None:
 def end_with_the_worker(**_: Any) -> None:
     """A pool process whose worker was killed would wait for tasks for ever."""
     end_with_parent()
+
+
+@task_prerun.connect
+def begin_with_a_sound_connection(task: Task, **_: Any) -> None:
+    """As Django does before a request: what a task broke must not break the next.
+
+    A time limit that strikes in the middle of a query leaves a connection on which
+    every query fails from then on, and Celery would keep it for many tasks more. This
+    closes it, or has it tried by its next query.
+    """
+    if not task.request.is_eager:
+        close_old_connections()
 
 
 @task_prerun.connect
