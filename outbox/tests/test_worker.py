@@ -52,7 +52,6 @@ def test_time_limit_within_a_query_harms_no_later_drain(
 
 def _has_waiting(connection: psycopg.Connection) -> bool:
     found = connection.execute(
-        "SELECT FROM pg_locks WHERE NOT granted"
-        " AND relation = 'outbox_task'::regclass"
+        "SELECT FROM pg_locks WHERE NOT granted AND relation = 'outbox_task'::regclass"
     ).fetchall()
     return bool(found)
