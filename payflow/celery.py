@@ -15,7 +15,6 @@ from celery.signals import (
     worker_init,
     worker_process_init,
 )
-from django.db import close_old_connections
 
 from payflow.embedded.launch import end_with_parent
 
@@ -53,6 +52,9 @@ def begin_with_a_sound_connection(task: Task, **_: Any) -> None:
     every query fails from then on, and Celery would keep it for many tasks more. This
     closes it, or has it tried by its next query.
     """
+    # Web workers import this module before they are ready for Django's.
+    from django.db import close_old_connections
+
     if not task.request.is_eager:
         close_old_connections()
 
